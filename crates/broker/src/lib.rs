@@ -1,0 +1,1 @@
+//! What a broker does: topology, routing, access, queues, dispatch

@@ -1,0 +1,1 @@
+//! Listeners, sessions, shards, auth: everything wired

@@ -1,0 +1,1 @@
+//! The journal on a disk, behind a small Disk seam
