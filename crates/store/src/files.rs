@@ -1,0 +1,356 @@
+//! The files of a journal: written, synced, rolled, recycled.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::disk::{Disk, File};
+use crate::error::{Error, Result};
+use crate::format::{FILE_HEADER_SIZE, FileHeader, Lsn, Record, file_name};
+use crate::recovery::{self, Recovered, Segment};
+use crate::tail::Round;
+
+/// How a journal uses its directory.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which of the node's journals this is; stands in every file.
+    pub journal: u32,
+    /// Bytes of records after which a new file is begun, in front of the next round (default 64 MiB).
+    pub file_size: u64,
+    /// Bytes of zeros a file is first extended by (default 1 MiB); each time twice as many.
+    pub zero_step_min: u64,
+    /// Bytes of zeros it is at most extended by at once (default 16 MiB).
+    pub zero_step_max: u64,
+    /// Files that are kept for being written again instead of being deleted (default 2).
+    pub spares_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            journal: 0,
+            file_size: 64 << 20,
+            zero_step_min: 1 << 20,
+            zero_step_max: 16 << 20,
+            spares_max: 2,
+        }
+    }
+}
+
+/// The half of a journal that waits for the disk. Its owner is the journal's own thread.
+///
+/// [`write`](Files::write) a round, [`sync`](Files::sync), tell everybody how far it got; and while nothing
+/// waits, [`prepare`](Files::prepare) for the rounds to come. [`forget`](Files::forget) what is needed no
+/// more. Nothing is created before the first round.
+///
+/// The first error is final: every later call returns it, for a sync that succeeds after one that failed
+/// proves nothing about the bytes of the first. Stop, and recover by opening again.
+///
+/// ```text
+/// <base>.journal   a file with records; created as NAME.new, or renamed from a spare, header synced first
+/// <base>.spare     a file that was forgotten, full of stale bytes, to be written again
+/// <base>.new       a file that a crash kept from becoming a journal file; removed on open
+/// ```
+#[derive(Debug)]
+pub struct Files<D: Disk> {
+    disk: D,
+    dir: PathBuf,
+    options: Options,
+    /// Oldest first; durable.
+    sealed: VecDeque<Segment>,
+    /// The file that is written; none before the first round.
+    current: Option<Current<D::File>>,
+    /// Names of spare files.
+    spares: Vec<String>,
+    /// Where the next round begins.
+    end: Lsn,
+    zero_step: u64,
+    failed: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Current<F> {
+    file: F,
+    path: PathBuf,
+    base: Lsn,
+    /// Bytes after the header that are on the disk, as zeros or stale: writing them changes no metadata.
+    allocated: u64,
+    /// Whether a round was written after the last sync.
+    unsynced: bool,
+}
+
+impl<D: Disk> Files<D> {
+    /// Opens the journal in `dir`, creating the directory if there is none, and visits its records in order.
+    /// What was visited is durable when this returns, not before. An error of the visitor ends it.
+    ///
+    /// Reads whole files, one at a time, into memory. A file that forgetting began to remove may come back
+    /// after a power cut, so the visitor can see records again that it asked to forget, always a contiguous
+    /// run in front of those it kept. Nothing here can tell that the *oldest* files were deleted by somebody
+    /// else: compare [`oldest`](Files::oldest) with what you remember.
+    pub fn open(
+        disk: D,
+        dir: &Path,
+        options: Options,
+        visit: &mut dyn FnMut(Record<'_>) -> Result<()>,
+    ) -> Result<(Files<D>, Recovered)> {
+        disk.create_dir(dir)
+            .map_err(|error| Error::io("create", dir, &error))?;
+        let names = disk.list(dir).map_err(|error| Error::io("list", dir, &error))?;
+        let (segments, recovered) = recovery::recover(&disk, dir, &names, options.journal, visit)?;
+        let mut files = Files {
+            disk,
+            dir: dir.to_owned(),
+            sealed: segments.into(),
+            current: None,
+            spares: Vec::new(),
+            end: recovered.next,
+            zero_step: options.zero_step_min.max(1),
+            failed: None,
+            options,
+        };
+        files.tidy(names)?;
+        Ok((files, recovered))
+    }
+
+    /// Writes a round, which must be the one after the last; begins a new file first where one is full.
+    /// It is durable after the next [`sync`](Files::sync).
+    pub fn write(&mut self, round: &Round) -> Result<()> {
+        self.check()?;
+        if round.is_empty() {
+            return Ok(());
+        }
+        assert_eq!(
+            round.first(),
+            self.end,
+            "rounds are written in the order they were taken"
+        );
+        let outcome = self.try_write(round);
+        self.remember(outcome)
+    }
+
+    /// Makes durable what was written: one fdatasync, none if nothing was. Everything below the returned lsn
+    /// is durable.
+    pub fn sync(&mut self) -> Result<Lsn> {
+        self.check()?;
+        let outcome = self.current.as_mut().map_or(Ok(()), Current::sync);
+        self.remember(outcome)?;
+        Ok(self.end)
+    }
+
+    /// Extends the file by zeros before a round needs them, so that it need not wait: call it when nothing
+    /// waits. Does nothing while there is room for half a step.
+    pub fn prepare(&mut self) -> Result<()> {
+        self.check()?;
+        let (end, step, file_size) = (self.end, self.zero_step, self.options.file_size);
+        let Some(current) = &self.current else {
+            return Ok(());
+        };
+        let used = end.since(current.base) as u64;
+        if current.allocated >= file_size || current.allocated - used >= step / 2 {
+            return Ok(());
+        }
+        let outcome = self.allocate(current.allocated + 1);
+        self.remember(outcome)
+    }
+
+    /// Removes the files all of whose records lie below `before`, or keeps them as spares. The file that is
+    /// written stays.
+    pub fn forget(&mut self, before: Lsn) -> Result<()> {
+        self.check()?;
+        let outcome = self.try_forget(before);
+        self.remember(outcome)
+    }
+
+    /// Where the oldest file begins.
+    pub fn oldest(&self) -> Lsn {
+        let written = self.current.as_ref().map_or(self.end, |current| current.base);
+        self.sealed.front().map_or(written, |segment| segment.base)
+    }
+
+    /// Bytes on the disk, with what is allocated ahead and without spares.
+    pub fn size(&self) -> u64 {
+        let sealed: u64 = self.sealed.iter().map(|segment| segment.len).sum();
+        sealed + self.current.as_ref().map_or(0, Current::len)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn remember<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        self.failed = outcome.as_ref().err().cloned();
+        outcome
+    }
+
+    fn try_write(&mut self, round: &Round) -> Result<()> {
+        let used = self
+            .current
+            .as_ref()
+            .map(|current| self.end.since(current.base) as u64);
+        if used.is_none_or(|used| used >= self.options.file_size) {
+            self.roll()?;
+        }
+        let current = self.current.as_ref().expect("a roll leaves a file to write");
+        let position = round.first().since(current.base) as u64;
+        self.allocate(position + round.bytes().len() as u64)?;
+        let current = self.current.as_mut().expect("a roll leaves a file to write");
+        current.unsynced = true;
+        let written = current
+            .file
+            .write_at(FILE_HEADER_SIZE as u64 + position, round.bytes());
+        written.map_err(|error| Error::io("write to", &current.path, &error))?;
+        self.end = round.end();
+        Ok(())
+    }
+
+    /// Makes sure that `needed` bytes after the header of the current file are on the disk. They are synced
+    /// before they are used, so every record ever written lies within the length that survives a power cut;
+    /// a recovery relies on it when it chooses the next base.
+    fn allocate(&mut self, needed: u64) -> Result<()> {
+        let (step, file_size) = (self.zero_step, self.options.file_size);
+        let Some(current) = self.current.as_mut().filter(|current| current.allocated < needed) else {
+            return Ok(());
+        };
+        let grown = (current.allocated + step).min(file_size).max(needed);
+        let position = FILE_HEADER_SIZE as u64 + current.allocated;
+        let zeroed = current.file.zero(position, grown - current.allocated);
+        zeroed.map_err(|error| Error::io("extend", &current.path, &error))?;
+        current.unsynced = true;
+        current.sync()?;
+        current.allocated = grown;
+        self.zero_step = (step * 2).min(self.options.zero_step_max).max(step);
+        Ok(())
+    }
+
+    /// Seals the current file and begins the next one.
+    fn roll(&mut self) -> Result<()> {
+        if let Some(mut full) = self.current.take() {
+            // The next header claims that all below is durable.
+            full.sync()?;
+            self.sealed
+                .push_back(Segment::filled(full.base, self.end, full.len()));
+        }
+        let base = self.end;
+        let last = self
+            .sealed
+            .back()
+            .map_or((base, base), |segment| (segment.base, segment.end));
+        let header = FileHeader {
+            journal: self.options.journal,
+            base,
+            previous: last.0,
+            previous_end: last.1,
+        };
+        let path = self.dir.join(file_name(base));
+        let (mut file, blank) = self.blank(&path)?;
+        let len = self.begin(&mut file, &header);
+        let len = len.map_err(|error| Error::io("write the header of", &blank, &error))?;
+        self.publish(&blank, &path)?;
+        let allocated = len - FILE_HEADER_SIZE as u64;
+        self.current = Some(Current {
+            file,
+            path,
+            base,
+            allocated,
+            unsynced: false,
+        });
+        Ok(())
+    }
+
+    /// Opens a spare, or creates a file with its first zeros, to become the one at `path`.
+    fn blank(&mut self, path: &Path) -> Result<(D::File, PathBuf)> {
+        if let Some(spare) = self.spares.pop() {
+            let spare = self.dir.join(spare);
+            let file = self.disk.open(&spare);
+            return Ok((file.map_err(|error| Error::io("open", &spare, &error))?, spare));
+        }
+        let new = path.with_extension("new");
+        let created = self.disk.create(&new);
+        let mut file = created.map_err(|error| Error::io("create", &new, &error))?;
+        let zeros = self.zero_step.min(self.options.file_size).max(1);
+        let zeroed = file.zero(FILE_HEADER_SIZE as u64, zeros);
+        zeroed.map_err(|error| Error::io("extend", &new, &error))?;
+        Ok((file, new))
+    }
+
+    /// Writes the header of a file and makes the file durable; returns its length.
+    fn begin(&self, file: &mut D::File, header: &FileHeader) -> io::Result<u64> {
+        file.write_at(0, &header.encode())?;
+        file.sync()?;
+        file.len()
+    }
+
+    /// Gives a finished file its name, durably.
+    fn publish(&self, from: &Path, to: &Path) -> Result<()> {
+        self.disk
+            .rename(from, to)
+            .map_err(|error| Error::io("rename", from, &error))?;
+        self.disk
+            .sync_dir(&self.dir)
+            .map_err(|error| Error::io("sync", &self.dir, &error))
+    }
+
+    fn try_forget(&mut self, before: Lsn) -> Result<()> {
+        while let Some(oldest) = self.sealed.front() {
+            // The last file stays, for it says where the journal goes on.
+            let last = self.current.is_none() && self.sealed.len() == 1;
+            if last || oldest.end > before {
+                return Ok(());
+            }
+            let (path, spare) = (self.dir.join(&oldest.name), format!("{:020}.spare", oldest.base));
+            // Each removal is durable before the next, or a power cut could leave a hole in the journal, and
+            // before a spare is written, or old names could come back over new bytes.
+            if self.is_worth_keeping(oldest) {
+                self.publish(&path, &self.dir.join(&spare))?;
+                self.spares.push(spare);
+            } else {
+                self.disk
+                    .remove(&path)
+                    .map_err(|error| Error::io("remove", &path, &error))?;
+                self.disk
+                    .sync_dir(&self.dir)
+                    .map_err(|error| Error::io("sync", &self.dir, &error))?;
+            }
+            self.sealed.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Whether a file can be a spare: of full length, and not blown up by one huge round.
+    fn is_worth_keeping(&self, segment: &Segment) -> bool {
+        let file_size = self.options.file_size;
+        self.spares.len() < self.options.spares_max
+            && (file_size..=file_size * 2).contains(&segment.len.saturating_sub(FILE_HEADER_SIZE as u64))
+    }
+
+    /// Removes what a crash left half made, and spares beyond the limit.
+    fn tidy(&mut self, names: Vec<String>) -> Result<()> {
+        for name in names {
+            if name.ends_with(".spare") && self.spares.len() < self.options.spares_max {
+                self.spares.push(name);
+            } else if name.ends_with(".spare") || name.ends_with(".new") {
+                let path = self.dir.join(&name);
+                self.disk
+                    .remove(&path)
+                    .map_err(|error| Error::io("remove", &path, &error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<F: File> Current<F> {
+    fn len(&self) -> u64 {
+        FILE_HEADER_SIZE as u64 + self.allocated
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        if self.unsynced {
+            self.file
+                .sync()
+                .map_err(|error| Error::io("sync", &self.path, &error))?;
+            self.unsynced = false;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,9 @@
+mod conformance;
+mod counts;
+mod crash;
+mod damage;
+mod faults;
+mod format;
+mod golden;
+mod misplaced;
+mod text;
