@@ -1,0 +1,70 @@
+"""The broker under test: the one that AMQP_URL names, or one that is started from LEVERET_BIN."""
+
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+
+HERE = pathlib.Path(__file__).parent
+LISTENING = re.compile(r"^leveret: listening for AMQP on (\S+)$")
+START_SECONDS = 10
+STOP_SECONDS = 15
+
+
+@contextlib.contextmanager
+def running(binary, arguments=()):
+    """Runs `leveret serve` on a free port and a fresh data directory; yields its URL."""
+    with tempfile.TemporaryDirectory(prefix="leveret-clients-") as directory:
+        command = [binary, "serve", "--amqp", "127.0.0.1:0", "--data-dir", directory, *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            yield f"amqp://guest:guest@{address(process)}/"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(STOP_SECONDS)
+        assert code == 0, f"the broker stopped with {code}"
+
+
+def address(process):
+    """The address that the broker prints when it accepts connections; its other lines pass through."""
+    watchdog = threading.Timer(START_SECONDS, process.kill)
+    watchdog.start()
+    try:
+        for line in process.stdout:
+            match = LISTENING.match(line.rstrip())
+            if match:
+                threading.Thread(target=pass_on, args=[process.stdout], daemon=True).start()
+                return match[1]
+            sys.stderr.write(line)
+    finally:
+        watchdog.cancel()
+    raise RuntimeError(f"the broker did not say where it listens within {START_SECONDS} s")
+
+
+def pass_on(lines):
+    for line in lines:
+        sys.stderr.write(line)
+
+
+@contextlib.contextmanager
+def under_test():
+    url = os.environ.get("AMQP_URL")
+    binary = os.environ.get("LEVERET_BIN")
+    if url:
+        yield url
+    elif binary:
+        with running(binary, ["--definitions", str(HERE / "definitions.json")]) as url:
+            yield url
+    else:
+        raise RuntimeError("set AMQP_URL to a running broker or LEVERET_BIN to a leveret binary")
+
+
+if __name__ == "__main__":
+    # `python broker.py COMMAND…` runs a command with AMQP_URL set to the broker under test.
+    with under_test() as broker_url:
+        sys.exit(subprocess.call(sys.argv[1:], env={**os.environ, "AMQP_URL": broker_url}))
