@@ -1,1 +1,22 @@
-//! What a broker does: topology, routing, access, queues, dispatch
+//! What a broker does, without the world around it: topology and routing, access and passwords, the state machine of
+//! the meta shard, queues and dispatch.
+//!
+//! It is not a server. Nothing in here reads a clock, draws a random number, touches a disk or a socket, or waits: time
+//! and random bytes are arguments, and what must happen outside comes back as data for the caller to perform.
+//!
+//! Start at [`topology`] for what a session routes with, and at [`meta`] for how that changes.
+
+pub mod access;
+pub mod arguments;
+pub mod definitions;
+pub mod error;
+pub mod id;
+pub mod message;
+pub mod meta;
+pub mod password;
+pub mod queue;
+pub mod record;
+pub mod sequence;
+pub mod shard;
+pub mod topology;
+pub mod window;

@@ -1,0 +1,422 @@
+//! Who may do what. Every front end asks here, and nowhere else.
+//!
+//! As in RabbitMQ, a user has three patterns per virtual host; an operation on a resource is allowed when the resource's
+//! name matches the pattern of that operation. A pattern matches anywhere in a name unless it is anchored.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use regex::{Regex, RegexBuilder};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind};
+use crate::password::PasswordHash;
+
+/// A user, as stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Login name.
+    pub name: Arc<str>,
+    /// Of the password; [`PasswordHash::none`] for users that cannot log in with one.
+    pub password: PasswordHash,
+    /// Such as `administrator`; what they mean is up to the HTTP API.
+    pub tags: Vec<Arc<str>>,
+}
+
+/// A user's patterns in one virtual host, as written. An empty one matches no name.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Permissions {
+    /// What may be declared and deleted.
+    pub configure: String,
+    /// Where messages may be put.
+    pub write: String,
+    /// Where messages may be taken from.
+    pub read: String,
+}
+
+/// What is done with a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    /// Declare, delete.
+    Configure,
+    /// Publish to an exchange, bind a destination.
+    Write,
+    /// Consume, get or purge a queue, bind a source.
+    Read,
+}
+
+/// What something is done with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Resource<'a> {
+    /// The queue with this name.
+    Queue(&'a str),
+    /// The exchange with this name. The default exchange counts as `amq.default`.
+    Exchange(&'a str),
+}
+
+/// Users and permissions, as of one version of the topology.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    accounts: OrdMap<Arc<str>, Account>,
+}
+
+#[derive(Clone, Debug)]
+struct Account {
+    user: Arc<User>,
+    grants: OrdMap<Arc<str>, Arc<Grant>>,
+}
+
+/// Permissions, ready to be asked.
+#[derive(Debug)]
+struct Grant {
+    permissions: Permissions,
+    configure: Pattern,
+    write: Pattern,
+    read: Pattern,
+}
+
+impl Access {
+    /// The user called `name`.
+    pub fn user(&self, name: &str) -> Option<&Arc<User>> {
+        Some(&self.accounts.get(name)?.user)
+    }
+
+    /// All users by name.
+    pub fn users(&self) -> impl Iterator<Item = &Arc<User>> {
+        self.accounts.values().map(|account| &account.user)
+    }
+
+    /// The permissions of a user by virtual host.
+    pub fn permissions(&self, user: &str) -> impl Iterator<Item = (&Arc<str>, &Permissions)> {
+        let grants = self
+            .accounts
+            .get(user)
+            .into_iter()
+            .flat_map(|account| &account.grants);
+        grants.map(|(vhost, grant)| (vhost, &grant.permissions))
+    }
+
+    /// The permissions of a user in one virtual host.
+    pub fn permissions_in(&self, user: &str, vhost: &str) -> Option<&Permissions> {
+        Some(&self.grant(user, vhost)?.permissions)
+    }
+
+    /// Whether `user` may do this; 403 if not.
+    pub fn authorize(
+        &self,
+        user: &str,
+        vhost: &str,
+        operation: Operation,
+        resource: Resource<'_>,
+    ) -> Result<(), Error> {
+        let (kind, name) = resource.named();
+        if self
+            .grant(user, vhost)
+            .is_some_and(|grant| grant.pattern(operation).matches(name))
+        {
+            return Ok(());
+        }
+        let text = format!("access to {kind} '{name}' in vhost '{vhost}' refused for user '{user}'");
+        Err(Error::new(Kind::Refused, text))
+    }
+
+    /// Whether `user` may open this virtual host at all: has permissions there, even empty ones. 530 if not.
+    pub fn may_enter(&self, user: &str, vhost: &str) -> Result<(), Error> {
+        if self.grant(user, vhost).is_some() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::NotAllowed,
+            format!("access to vhost '{vhost}' refused for user '{user}'"),
+        ))
+    }
+
+    fn grant(&self, user: &str, vhost: &str) -> Option<&Grant> {
+        Some(self.accounts.get(user)?.grants.get(vhost)?)
+    }
+}
+
+/// Changes, for the meta shard's `apply`.
+impl Access {
+    pub(crate) fn put_user(&mut self, user: &Arc<User>) {
+        let account = Account {
+            user: Arc::clone(user),
+            grants: OrdMap::new(),
+        };
+        let account = self.accounts.entry(Arc::clone(&user.name)).or_insert(account);
+        account.user = Arc::clone(user);
+    }
+
+    pub(crate) fn remove_user(&mut self, name: &str) {
+        self.accounts.remove(name);
+    }
+
+    pub(crate) fn set_permissions(&mut self, user: &str, vhost: &Arc<str>, permissions: &Permissions) {
+        if let Some(account) = self.accounts.get_mut(user) {
+            account
+                .grants
+                .insert(Arc::clone(vhost), Arc::new(Grant::new(permissions)));
+        }
+    }
+
+    pub(crate) fn clear_permissions(&mut self, user: &str, vhost: &str) {
+        if let Some(account) = self.accounts.get_mut(user) {
+            account.grants.remove(vhost);
+        }
+    }
+
+    pub(crate) fn forget_vhost(&mut self, vhost: &str) {
+        let names: Vec<_> = self.accounts.keys().cloned().collect();
+        for name in names {
+            if self.grant(&name, vhost).is_some() {
+                self.clear_permissions(&name, vhost);
+            }
+        }
+    }
+}
+
+impl Access {
+    /// Panics if an invariant is broken.
+    pub(crate) fn check(&self, vhost_exists: impl Fn(&str) -> bool) {
+        for (name, account) in &self.accounts {
+            assert_eq!(*name, account.user.name, "a user stands at its name");
+            assert!(
+                account.grants.keys().all(|vhost| vhost_exists(vhost)),
+                "permissions are for what exists"
+            );
+        }
+    }
+}
+
+/// Whether `user` may connect from `peer`: those in `loopback_users` only from this machine.
+pub fn may_connect(user: &str, peer: IpAddr, loopback_users: &[String]) -> Result<(), Error> {
+    let is_confined = loopback_users.iter().any(|name| name == user);
+    if !is_confined || peer.to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Refused,
+        format!("user '{user}' can only connect via localhost"),
+    ))
+}
+
+impl Permissions {
+    /// All three patterns match every name.
+    pub fn full() -> Permissions {
+        let all = || ".*".to_owned();
+        Permissions {
+            configure: all(),
+            write: all(),
+            read: all(),
+        }
+    }
+
+    /// Checks that all three are regular expressions that we can compile.
+    pub fn check(&self) -> Result<(), Error> {
+        for pattern in [&self.configure, &self.write, &self.read] {
+            Pattern::new(pattern)?;
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Resource<'a> {
+    fn named(self) -> (&'static str, &'a str) {
+        match self {
+            Resource::Queue(name) => ("queue", name),
+            Resource::Exchange("") => ("exchange", "amq.default"),
+            Resource::Exchange(name) => ("exchange", name),
+        }
+    }
+}
+
+impl Grant {
+    fn new(permissions: &Permissions) -> Grant {
+        // They were compiled once when they were set. Should one not compile now, it allows nothing.
+        let pattern = |text| Pattern::new(text).unwrap_or(Pattern::Nothing);
+        Grant {
+            configure: pattern(&permissions.configure),
+            write: pattern(&permissions.write),
+            read: pattern(&permissions.read),
+            permissions: permissions.clone(),
+        }
+    }
+
+    fn pattern(&self, operation: Operation) -> &Pattern {
+        match operation {
+            Operation::Configure => &self.configure,
+            Operation::Write => &self.write,
+            Operation::Read => &self.read,
+        }
+    }
+}
+
+/// Compiled size of one pattern at most, in bytes.
+const PATTERN_SIZE_MAX: usize = 1 << 20;
+
+/// A pattern. Most are one of the first two, and those cost no memory.
+#[derive(Debug)]
+enum Pattern {
+    Everything,
+    Nothing,
+    Regex(Regex),
+}
+
+impl Pattern {
+    fn new(text: &str) -> Result<Pattern, Error> {
+        match text {
+            ".*" => Ok(Pattern::Everything),
+            "" | "^$" => Ok(Pattern::Nothing),
+            _ => match RegexBuilder::new(text).size_limit(PATTERN_SIZE_MAX).build() {
+                Ok(regex) => Ok(Pattern::Regex(regex)),
+                Err(_) => Err(Error::new(
+                    Kind::Invalid,
+                    format!("regular expression '{text}' is invalid"),
+                )),
+            },
+        }
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        match self {
+            Pattern::Everything => true,
+            Pattern::Nothing => false,
+            Pattern::Regex(regex) => regex.is_match(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    fn access(configure: &str, write: &str, read: &str) -> Access {
+        let mut access = Access::default();
+        let user = User {
+            name: "u".into(),
+            password: PasswordHash::none(),
+            tags: Vec::new(),
+        };
+        access.put_user(&Arc::new(user));
+        let permissions = Permissions {
+            configure: configure.into(),
+            write: write.into(),
+            read: read.into(),
+        };
+        permissions.check().unwrap();
+        access.set_permissions("u", &"/".into(), &permissions);
+        access
+    }
+
+    #[test]
+    fn a_table_of_patterns_and_names() {
+        let mut story = String::new();
+        for pattern in [
+            "",
+            "^$",
+            ".*",
+            "ok",
+            "^ok",
+            "^ok$",
+            "^(amq\\.default|ok)$",
+            "^amq\\.default$",
+            "a|b",
+        ] {
+            let access = access("", pattern, "");
+            story += &format!("{pattern:?}:");
+            for resource in ["ok", "not-ok", "okay", "b"]
+                .map(Resource::Queue)
+                .into_iter()
+                .chain([Resource::Exchange("")])
+            {
+                let allowed = access.authorize("u", "/", Operation::Write, resource).is_ok();
+                story += &format!(" {}{}", if allowed { "" } else { "-" }, resource.named().1);
+            }
+            story.push('\n');
+        }
+        expect![[r#"
+            "": -ok -not-ok -okay -b -amq.default
+            "^$": -ok -not-ok -okay -b -amq.default
+            ".*": ok not-ok okay b amq.default
+            "ok": ok not-ok okay -b -amq.default
+            "^ok": ok -not-ok okay -b -amq.default
+            "^ok$": ok -not-ok -okay -b -amq.default
+            "^(amq\\.default|ok)$": ok -not-ok -okay -b amq.default
+            "^amq\\.default$": -ok -not-ok -okay -b amq.default
+            "a|b": -ok -not-ok okay b amq.default
+        "#]]
+        .assert_eq(&story);
+    }
+
+    #[test]
+    fn each_operation_has_its_own_pattern() {
+        let access = access("c", "w", "r");
+        let mut story = String::new();
+        for operation in [Operation::Configure, Operation::Write, Operation::Read] {
+            for name in ["c", "w", "r"] {
+                if access
+                    .authorize("u", "/", operation, Resource::Queue(name))
+                    .is_ok()
+                {
+                    story += &format!("{operation:?} {name}\n");
+                }
+            }
+        }
+        expect![[r#"
+            Configure c
+            Write w
+            Read r
+        "#]]
+        .assert_eq(&story);
+    }
+
+    #[test]
+    fn refusals_in_the_words_of_rabbitmq() {
+        let access = access("", "", "");
+        let refusals = [
+            access.authorize("u", "/", Operation::Read, Resource::Queue("q")),
+            access.authorize("u", "/", Operation::Write, Resource::Exchange("")),
+            access.authorize("u", "other", Operation::Read, Resource::Queue("q")),
+            access.authorize("nobody", "/", Operation::Read, Resource::Queue("q")),
+            access.may_enter("u", "/"),
+            access.may_enter("u", "other"),
+            access.may_enter("nobody", "/"),
+            Permissions {
+                read: "(".into(),
+                ..Permissions::full()
+            }
+            .check(),
+            Permissions {
+                read: "\\w{1000}{1000}".into(),
+                ..Permissions::full()
+            }
+            .check(),
+        ];
+        let story: Vec<_> = refusals
+            .into_iter()
+            .map(|it| it.map_or_else(|error| error.text, |()| "ok".into()))
+            .collect();
+        expect![[r#"
+            access to queue 'q' in vhost '/' refused for user 'u'
+            access to exchange 'amq.default' in vhost '/' refused for user 'u'
+            access to queue 'q' in vhost 'other' refused for user 'u'
+            access to queue 'q' in vhost '/' refused for user 'nobody'
+            ok
+            access to vhost 'other' refused for user 'u'
+            access to vhost '/' refused for user 'nobody'
+            regular expression '(' is invalid
+            regular expression '\w{1000}{1000}' is invalid"#]]
+        .assert_eq(&story.join("\n"));
+    }
+
+    #[test]
+    fn loopback_users_connect_from_this_machine_only() {
+        let confined = ["guest".to_owned()];
+        let from = |user, peer: &str| may_connect(user, peer.parse().unwrap(), &confined).is_ok();
+        assert!(from("guest", "127.0.0.1") && from("guest", "::1") && from("guest", "::ffff:127.0.0.1"));
+        assert!(!from("guest", "10.0.0.1") && !from("guest", "::ffff:10.0.0.1"));
+        assert!(from("u", "10.0.0.1"));
+    }
+}

@@ -1,0 +1,337 @@
+//! The arguments that a new queue may have. Those that no type of queue knows are kept and mean nothing.
+//!
+//! Codes and texts are RabbitMQ 3.10's, Erlang terms included.
+
+use amqp::table::Value;
+
+use super::equivalence::Subject;
+use crate::arguments::Arguments;
+use crate::error::{Error, Kind, precondition};
+use crate::topology::QueueKind;
+
+/// Ten years: the longest time a queue may be told to wait, in milliseconds.
+pub(super) const DURATION_MS_MAX: i64 = 315_360_000_000;
+
+/// Highest `x-max-priority`.
+const PRIORITY_MAX: i64 = 255;
+
+/// One known argument.
+struct Rule {
+    key: &'static str,
+    /// Which types of queue know it; streams alone if none.
+    kinds: &'static [QueueKind],
+    check: fn(Value<'_>) -> Result<(), String>,
+}
+
+const BOTH: &[QueueKind] = &[QueueKind::Classic, QueueKind::Quorum];
+const CLASSIC: &[QueueKind] = &[QueueKind::Classic];
+const QUORUM: &[QueueKind] = &[QueueKind::Quorum];
+const STREAM: &[QueueKind] = &[];
+
+/// In the order in which RabbitMQ looks at them. Leader locators are for quorum queues and streams, but clients send them
+/// with classic queues, too.
+const RULES: [Rule; 23] = [
+    Rule {
+        key: "x-expires",
+        kinds: BOTH,
+        check: expires,
+    },
+    Rule {
+        key: "x-message-ttl",
+        kinds: BOTH,
+        check: duration,
+    },
+    Rule {
+        key: "x-dead-letter-exchange",
+        kinds: BOTH,
+        check: string,
+    },
+    Rule {
+        key: "x-dead-letter-routing-key",
+        kinds: BOTH,
+        check: string,
+    },
+    Rule {
+        key: "x-dead-letter-strategy",
+        kinds: QUORUM,
+        check: dead_letter_strategy,
+    },
+    Rule {
+        key: "x-max-length",
+        kinds: BOTH,
+        check: natural,
+    },
+    Rule {
+        key: "x-max-length-bytes",
+        kinds: BOTH,
+        check: natural,
+    },
+    Rule {
+        key: "x-max-in-memory-length",
+        kinds: QUORUM,
+        check: natural,
+    },
+    Rule {
+        key: "x-max-in-memory-bytes",
+        kinds: QUORUM,
+        check: natural,
+    },
+    Rule {
+        key: "x-max-priority",
+        kinds: CLASSIC,
+        check: priority,
+    },
+    Rule {
+        key: "x-overflow",
+        kinds: BOTH,
+        check: overflow,
+    },
+    Rule {
+        key: "x-queue-mode",
+        kinds: CLASSIC,
+        check: queue_mode,
+    },
+    Rule {
+        key: "x-queue-version",
+        kinds: CLASSIC,
+        check: queue_version,
+    },
+    Rule {
+        key: "x-single-active-consumer",
+        kinds: BOTH,
+        check: boolean,
+    },
+    Rule {
+        key: "x-queue-type",
+        kinds: BOTH,
+        check: queue_type,
+    },
+    Rule {
+        key: "x-delivery-limit",
+        kinds: QUORUM,
+        check: delivery_limit,
+    },
+    Rule {
+        key: "x-quorum-initial-group-size",
+        kinds: QUORUM,
+        check: positive,
+    },
+    Rule {
+        key: "x-queue-leader-locator",
+        kinds: BOTH,
+        check: leader_locator,
+    },
+    Rule {
+        key: "x-max-age",
+        kinds: STREAM,
+        check: string,
+    },
+    Rule {
+        key: "x-stream-max-segment-size-bytes",
+        kinds: STREAM,
+        check: natural,
+    },
+    Rule {
+        key: "x-stream-filter-size-bytes",
+        kinds: STREAM,
+        check: natural,
+    },
+    Rule {
+        key: "x-initial-cluster-size",
+        kinds: STREAM,
+        check: positive,
+    },
+    Rule {
+        key: "x-max-segment-size",
+        kinds: STREAM,
+        check: natural,
+    },
+];
+
+/// The arguments that have to be the same when a queue is declared again.
+pub(super) fn keys() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|rule| rule.key)
+}
+
+/// Checks the arguments of a new queue; returns its type.
+pub(super) fn check(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKind, Error> {
+    if arguments.is_empty() {
+        return Ok(QueueKind::Classic);
+    }
+    let kind = read_kind(queue, arguments)?;
+    for rule in &RULES {
+        if let Some(value) = arguments.get(rule.key) {
+            check_one(queue, kind, rule, value)?;
+        }
+    }
+    let key = "x-dead-letter-routing-key";
+    if arguments.get(key).is_some() && arguments.get("x-dead-letter-exchange").is_none() {
+        return Err(invalid(queue, key, "routing_key_but_no_dlx_defined"));
+    }
+    Ok(kind)
+}
+
+fn read_kind(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKind, Error> {
+    let key = "x-queue-type";
+    match arguments.get(key).map(|value| (value, value.as_str())) {
+        None | Some((_, Some("classic"))) => Ok(QueueKind::Classic),
+        Some((_, Some("quorum"))) => Ok(QueueKind::Quorum),
+        Some((_, Some("stream"))) => Err(Error::new(
+            Kind::NotImplemented,
+            format!("queue type 'stream' of {queue} is not implemented yet"),
+        )),
+        Some((value, _)) => Err(invalid(queue, key, &queue_type(value).err().unwrap_or_default())),
+    }
+}
+
+fn check_one(queue: Subject<'_>, kind: QueueKind, rule: &Rule, value: Value<'_>) -> Result<(), Error> {
+    let key = rule.key;
+    if !rule.kinds.contains(&kind) {
+        return Err(precondition(format!(
+            "invalid arg '{key}' for {queue} of queue type {}",
+            module(kind)
+        )));
+    }
+    if key == "x-dead-letter-exchange" && string(value).is_err() {
+        return Err(invalid_type(queue, key, value));
+    }
+    (rule.check)(value).map_err(|why| invalid(queue, key, &why))
+}
+
+fn invalid(queue: Subject<'_>, key: &str, why: &str) -> Error {
+    precondition(format!("invalid arg '{key}' for {queue}: {why}"))
+}
+
+/// RabbitMQ's answer to a name of an exchange that is not a string.
+pub(super) fn invalid_type(subject: Subject<'_>, key: &str, value: Value<'_>) -> Error {
+    precondition(format!(
+        "invalid type '{}' for arg '{key}' in {subject}",
+        value.type_name()
+    ))
+}
+
+/// The type of a queue as it appears in RabbitMQ's texts.
+pub(super) fn module(kind: QueueKind) -> &'static str {
+    match kind {
+        QueueKind::Classic => "rabbit_classic_queue",
+        QueueKind::Quorum => "rabbit_quorum_queue",
+    }
+}
+
+fn integer(value: Value<'_>) -> Result<i64, String> {
+    value
+        .as_int()
+        .ok_or_else(|| format!("\"expected integer, got {}\"", value.type_name()))
+}
+
+fn text(value: Value<'_>) -> Result<&str, String> {
+    value.as_str().ok_or_else(|| unacceptable(value))
+}
+
+fn unacceptable(value: Value<'_>) -> String {
+    format!("{{unacceptable_type,{}}}", value.type_name())
+}
+
+fn natural(value: Value<'_>) -> Result<(), String> {
+    match integer(value)? {
+        number if number < 0 => Err(format!("{{value_negative,{number}}}")),
+        _ => Ok(()),
+    }
+}
+
+fn positive(value: Value<'_>) -> Result<(), String> {
+    natural(value)?;
+    if integer(value)? == 0 {
+        Err("{value_zero,0}".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+fn duration(value: Value<'_>) -> Result<(), String> {
+    natural(value)?;
+    match integer(value)? {
+        number if number > DURATION_MS_MAX => Err(format!("{{value_too_large,{number}}}")),
+        _ => Ok(()),
+    }
+}
+
+fn expires(value: Value<'_>) -> Result<(), String> {
+    positive(value)?;
+    duration(value)
+}
+
+fn priority(value: Value<'_>) -> Result<(), String> {
+    natural(value)?;
+    match integer(value)? {
+        number if number > PRIORITY_MAX => Err(format!("{{max_value_exceeded,{number}}}")),
+        _ => Ok(()),
+    }
+}
+
+/// -1 is no limit.
+fn delivery_limit(value: Value<'_>) -> Result<(), String> {
+    if integer(value)? == -1 {
+        Ok(())
+    } else {
+        natural(value)
+    }
+}
+
+fn boolean(value: Value<'_>) -> Result<(), String> {
+    value.as_bool().map(drop).ok_or_else(|| unacceptable(value))
+}
+
+fn string(value: Value<'_>) -> Result<(), String> {
+    text(value).map(drop)
+}
+
+fn one_of(value: Value<'_>, names: &[&str], otherwise: impl FnOnce(&str) -> String) -> Result<(), String> {
+    let name = text(value)?;
+    if names.contains(&name) {
+        Ok(())
+    } else {
+        Err(otherwise(name))
+    }
+}
+
+fn overflow(value: Value<'_>) -> Result<(), String> {
+    let names = ["drop-head", "reject-publish", "reject-publish-dlx"];
+    one_of(value, &names, |_| "invalid_overflow".to_owned())
+}
+
+fn dead_letter_strategy(value: Value<'_>) -> Result<(), String> {
+    one_of(value, &["at-most-once", "at-least-once"], |_| {
+        "invalid_dlx_strategy".to_owned()
+    })
+}
+
+fn queue_mode(value: Value<'_>) -> Result<(), String> {
+    one_of(value, &["default", "lazy"], |name| {
+        format!("\"unsupported queue mode '{name}'\"")
+    })
+}
+
+fn queue_type(value: Value<'_>) -> Result<(), String> {
+    one_of(value, &["classic", "quorum"], |name| {
+        format!("\"unsupported queue type '{name}'\"")
+    })
+}
+
+fn leader_locator(value: Value<'_>) -> Result<(), String> {
+    let names = [
+        "client-local",
+        "balanced",
+        "random",
+        "least-leaders",
+        "min-masters",
+    ];
+    one_of(value, &names, |_| "invalid_queue_locator_arg".to_owned())
+}
+
+fn queue_version(value: Value<'_>) -> Result<(), String> {
+    match integer(value)? {
+        1 | 2 => Ok(()),
+        number => Err(format!("\"unsupported queue version '{number}'\"")),
+    }
+}

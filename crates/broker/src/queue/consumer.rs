@@ -1,0 +1,131 @@
+//! Who takes messages from a queue, and whose turn it is.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use crate::window::Window;
+
+/// What a session says of a consumer that it starts.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// The session's own number for it: unique on its connection, never reused there.
+    pub consumer: u32,
+    /// The channel on which it was started.
+    pub channel: u16,
+    /// Deliveries need no ack: a message is settled when it is handed out.
+    pub no_ack: bool,
+    /// Nobody else may consume from the queue.
+    pub exclusive: bool,
+    /// Those with a higher number are served first while they can take more.
+    pub priority: i32,
+    /// How many messages it may hold unacked; 0: any number.
+    pub prefetch: u32,
+    /// The limit that all consumers of its channel share.
+    pub window: Window,
+}
+
+/// A running consumer.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    /// Its connection's place in the shard.
+    pub(crate) connection: usize,
+    pub(crate) subscription: Subscription,
+    /// Messages it holds unacked.
+    pub(crate) in_flight: u32,
+}
+
+impl Consumer {
+    fn has_credit(&self) -> bool {
+        let prefetch = self.subscription.prefetch;
+        prefetch == 0 || self.in_flight < prefetch
+    }
+}
+
+/// A consumer's place in its queue. Places are reused, so whoever keeps one also keeps the consumer's number.
+pub(crate) type Place = usize;
+
+/// The consumers of one queue: by priority, and in turn within a priority.
+#[derive(Debug, Default)]
+pub(crate) struct Consumers {
+    all: Slab<Consumer>,
+    /// Highest priority first.
+    turns: Vec<(i32, VecDeque<Place>)>,
+}
+
+impl Consumers {
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Place, &Consumer)> {
+        self.all.iter()
+    }
+
+    pub(crate) fn has_exclusive(&self) -> bool {
+        self.all.iter().any(|(_, consumer)| consumer.subscription.exclusive)
+    }
+
+    pub(crate) fn add(&mut self, consumer: Consumer) {
+        let priority = consumer.subscription.priority;
+        let place = self.all.insert(consumer);
+        match self.turns.binary_search_by(|(p, _)| priority.cmp(p)) {
+            Ok(at) => self.turns[at].1.push_back(place),
+            Err(at) => self.turns.insert(at, (priority, VecDeque::from([place]))),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, place: Place) -> Option<Consumer> {
+        let consumer = self.all.try_remove(place)?;
+        for (_, turn) in &mut self.turns {
+            turn.retain(|p| *p != place);
+        }
+        self.turns.retain(|(_, turn)| !turn.is_empty());
+        Some(consumer)
+    }
+
+    pub(crate) fn find(&self, connection: usize, number: u32) -> Option<Place> {
+        let same = |c: &Consumer| c.connection == connection && c.subscription.consumer == number;
+        self.all.iter().find(|(_, consumer)| same(consumer)).map(|(place, _)| place)
+    }
+
+    /// The consumer at `place`, if it is still the one with that number.
+    pub(crate) fn get_mut(&mut self, place: Place, connection: usize, number: u32) -> Option<&mut Consumer> {
+        let consumer = self.all.get_mut(place)?;
+        (consumer.connection == connection && consumer.subscription.consumer == number).then_some(consumer)
+    }
+
+    /// Whether somebody could take a message now.
+    pub(crate) fn anyone_free(&self, writable: impl Fn(usize) -> bool) -> bool {
+        let has_room = |c: &Consumer| c.subscription.no_ack || !c.subscription.window.is_full();
+        self.all.iter().any(|(_, c)| c.has_credit() && writable(c.connection) && has_room(c))
+    }
+
+    /// Picks who gets the next message, and counts it as held unless it needs no ack.
+    /// `writable` says whether a connection can be given more. The one picked goes to the end of its turn.
+    pub(crate) fn pick(&mut self, writable: impl Fn(usize) -> bool) -> Option<(Place, &Consumer)> {
+        let Consumers { all, turns } = self;
+        for (_, turn) in turns {
+            for _ in 0..turn.len() {
+                let place = turn[0];
+                turn.rotate_left(1);
+                let consumer = &mut all[place];
+                if !consumer.has_credit() || !writable(consumer.connection) {
+                    continue;
+                }
+                if consumer.subscription.no_ack {
+                    return Some((place, &all[place]));
+                }
+                if consumer.subscription.window.take() {
+                    consumer.in_flight += 1;
+                    return Some((place, &all[place]));
+                }
+            }
+        }
+        None
+    }
+}

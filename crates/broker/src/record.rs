@@ -1,0 +1,238 @@
+//! What a message shard writes to its log, and the seam behind which the log stands.
+//!
+//! ```text
+//! Enqueue   | count u16 | (queue u64, sequence u64) x count | message, see message.rs |
+//! Settle    | queue u64 | (first u64, count u32) x n                                  |
+//! Delivered | queue u64 | last u64                                                    |
+//! ```
+//!
+//! Integers are big-endian. All three are version 1. A sequence number counts the messages of one queue.
+
+use bytes::Bytes;
+
+use crate::id::QueueId;
+use crate::message::Message;
+
+/// A place in the log, in bytes since its beginning; grows, and is never given out twice.
+pub type Position = u64;
+
+/// Where records go. One node, a quorum or an available queue differ only in what is behind this.
+pub trait Log {
+    /// Adds a record whose payload is the concatenation of `payload`; returns its position.
+    /// It is committed when the log says that everything below some later position is.
+    fn append(&mut self, kind: u8, payload: &[&[u8]]) -> Position;
+}
+
+/// Version of all records of this module.
+pub const VERSION: u8 = 1;
+
+/// Messages of a queue that are settled: `count` of them from sequence number `first` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First sequence number.
+    pub first: u64,
+    /// How many follow each other.
+    pub count: u32,
+}
+
+/// One record of a message shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A message entered queues, with its sequence number in each.
+    Enqueue {
+        /// Queue and sequence number there.
+        targets: Vec<(QueueId, u64)>,
+        /// The message.
+        message: Message,
+    },
+    /// Messages left a queue for good.
+    Settle {
+        /// The queue.
+        queue: QueueId,
+        /// Which messages.
+        spans: Vec<Span>,
+    },
+    /// Messages up to `last` may have been given to a consumer: should they come back, they are redelivered.
+    Delivered {
+        /// The queue.
+        queue: QueueId,
+        /// Highest sequence number given out.
+        last: u64,
+    },
+}
+
+/// Kind of [`Record::Enqueue`] in the log.
+pub const ENQUEUE: u8 = 1;
+/// Kind of [`Record::Settle`] in the log.
+pub const SETTLE: u8 = 2;
+/// Kind of [`Record::Delivered`] in the log.
+pub const DELIVERED: u8 = 3;
+
+/// Writes [`Record::Enqueue`] without building it. `scratch` is reused from call to call.
+pub fn append_enqueue(
+    log: &mut impl Log,
+    scratch: &mut Vec<u8>,
+    targets: &[(QueueId, u64)],
+    message: &Message,
+) -> Position {
+    let count = u16::try_from(targets.len()).expect("a shard splits wider fan-outs");
+    scratch.clear();
+    scratch.extend_from_slice(&count.to_be_bytes());
+    for (queue, sequence) in targets {
+        scratch.extend_from_slice(&queue.0.to_be_bytes());
+        scratch.extend_from_slice(&sequence.to_be_bytes());
+    }
+    log.append(ENQUEUE, &[scratch, message.as_bytes()])
+}
+
+/// Writes [`Record::Settle`] without building it.
+pub fn append_settle(log: &mut impl Log, scratch: &mut Vec<u8>, queue: QueueId, spans: &[Span]) -> Position {
+    scratch.clear();
+    scratch.extend_from_slice(&queue.0.to_be_bytes());
+    for span in spans {
+        scratch.extend_from_slice(&span.first.to_be_bytes());
+        scratch.extend_from_slice(&span.count.to_be_bytes());
+    }
+    log.append(SETTLE, &[scratch])
+}
+
+/// Writes [`Record::Delivered`] without building it.
+pub fn append_delivered(log: &mut impl Log, queue: QueueId, last: u64) -> Position {
+    log.append(DELIVERED, &[&queue.0.to_be_bytes(), &last.to_be_bytes()])
+}
+
+/// Bytes of payload that [`append_enqueue`] writes for `targets` queues.
+pub fn enqueue_len(targets: usize, message: &Message) -> usize {
+    2 + 16 * targets + message.size()
+}
+
+impl Record {
+    /// Reads a record. `None`: the kind is not one of this module, the version is newer, or the payload does not fit.
+    pub fn decode(kind: u8, version: u8, payload: &[u8]) -> Option<Record> {
+        if version != VERSION {
+            return None;
+        }
+        match kind {
+            ENQUEUE => decode_enqueue(payload),
+            SETTLE => decode_settle(payload),
+            DELIVERED => {
+                let (queue, rest) = take_u64(payload)?;
+                let (last, rest) = take_u64(rest)?;
+                rest.is_empty().then_some(Record::Delivered { queue: QueueId(queue), last })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn decode_enqueue(payload: &[u8]) -> Option<Record> {
+    let (count, mut rest) = payload.split_first_chunk()?;
+    let count = u16::from_be_bytes(*count);
+    let mut targets = Vec::new();
+    for _ in 0..count {
+        let (queue, after) = take_u64(rest)?;
+        let (sequence, after) = take_u64(after)?;
+        targets.push((QueueId(queue), sequence));
+        rest = after;
+    }
+    let message = Message::decode(Bytes::copy_from_slice(rest))?;
+    Some(Record::Enqueue { targets, message })
+}
+
+fn decode_settle(payload: &[u8]) -> Option<Record> {
+    let (queue, mut rest) = take_u64(payload)?;
+    let mut spans = Vec::new();
+    while !rest.is_empty() {
+        let (first, after) = take_u64(rest)?;
+        let (count, after) = after.split_first_chunk()?;
+        spans.push(Span { first, count: u32::from_be_bytes(*count) });
+        rest = after;
+    }
+    Some(Record::Settle { queue: QueueId(queue), spans })
+}
+
+fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    Some((u64::from_be_bytes(*number), rest))
+}
+
+/// Joins sequence numbers into spans. They are sorted on the way.
+pub fn spans(sequences: &mut [u64]) -> Vec<Span> {
+    sequences.sort_unstable();
+    let mut spans: Vec<Span> = Vec::new();
+    for &sequence in sequences.iter() {
+        match spans.last_mut() {
+            Some(span) if span.first + u64::from(span.count) == sequence && span.count < u32::MAX => span.count += 1,
+            _ => spans.push(Span { first: sequence, count: 1 }),
+        }
+    }
+    spans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Parts;
+    use expect_test::expect;
+
+    struct Lines(Vec<(u8, Vec<u8>)>);
+
+    impl Log for Lines {
+        fn append(&mut self, kind: u8, payload: &[&[u8]]) -> Position {
+            self.0.push((kind, payload.concat()));
+            self.0.len() as u64
+        }
+    }
+
+    fn written() -> Vec<(u8, Vec<u8>)> {
+        let mut log = Lines(Vec::new());
+        let mut scratch = Vec::new();
+        let message = Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: b"hi" }.to_message();
+        let targets = [(QueueId(7), 1), (QueueId(9), 300)];
+        append_enqueue(&mut log, &mut scratch, &targets, &message);
+        append_settle(&mut log, &mut scratch, QueueId(7), &spans(&mut [4, 1, 2, 9]));
+        append_delivered(&mut log, QueueId(7), 2);
+        log.0
+    }
+
+    /// The format is fixed: a change here is a new version.
+    #[test]
+    fn golden_bytes() {
+        let mut text = String::new();
+        for (kind, payload) in written() {
+            text += &format!("{kind}:");
+            for byte in payload {
+                text += &format!(" {byte:02x}");
+            }
+            text.push('\n');
+        }
+        expect![[r#"
+            1: 00 02 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 00 00 00 01 2c 00 03 00 00 00 02 00 01 71 00 00 68 69
+            2: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 01 00 00 00 02 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
+            3: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 02
+        "#]]
+        .assert_eq(&text);
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let read: Vec<_> = written().iter().map(|(kind, payload)| Record::decode(*kind, VERSION, payload)).collect();
+        expect![[r#"
+            [Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], message: Message { bytes: b"\0\x03\0\0\0\x02\0\x01q\0\0hi", route_len: 3, properties_len: 2 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 })]"#]]
+        .assert_eq(&format!("{read:?}"));
+    }
+
+    #[test]
+    fn a_record_cut_anywhere_is_refused_or_a_shorter_settle() {
+        for (kind, payload) in written() {
+            for end in 0..payload.len() {
+                let read = Record::decode(kind, VERSION, &payload[..end]);
+                let shorter_body = kind == ENQUEUE && end >= payload.len() - 2;
+                let fewer_spans = kind == SETTLE && end >= 8 && (end - 8) % 12 == 0;
+                assert_eq!(read.is_some(), shorter_body || fewer_spans, "kind {kind} cut at {end}");
+            }
+        }
+        assert_eq!(Record::decode(99, VERSION, &[]), None);
+        assert_eq!(Record::decode(ENQUEUE, VERSION + 1, &written()[0].1), None);
+    }
+}

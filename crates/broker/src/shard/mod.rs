@@ -1,0 +1,292 @@
+//! A shard: the one owner of many queues, their messages, consumers and unacked deliveries.
+//!
+//! How to drive it, round by round:
+//! 1. `handle` every command that waits, in order. What must survive goes to the `Log` on the way.
+//! 2. `finish_round`: deliveries are made, and what the round settled goes to the log.
+//! 3. `poll_effects` and `poll_notice` until they are empty, and carry out what they say.
+//! 4. When the log has committed up to a position, say so with `committed`, then poll again: confirms come out.
+//!
+//! Before the first round of a restart: `open` every durable queue, `recover` every record of the log, `recovered`.
+//! Live commands and recovery change a queue through the same methods.
+
+mod dispatch;
+mod outbox;
+mod publish;
+mod recovery;
+mod request;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::id::{ConnectionId, QueueId};
+use crate::message::Message;
+use crate::queue::{Options, Queue, Subscription};
+use crate::record::{Log, Position};
+pub use outbox::DELIVERY_OVERHEAD;
+use outbox::Outbox;
+
+/// Messages that a session read in one go and that go to queues of one shard.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// The sets of queues that the messages go to: few, and mostly one.
+    pub routes: Vec<Arc<[QueueId]>>,
+    /// The messages, in the order in which they came.
+    pub messages: Vec<Publish>,
+}
+
+/// One message of a batch.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// The message.
+    pub message: Message,
+    /// It must survive a restart, in queues that do.
+    pub persistent: bool,
+    /// Which of the batch's routes it takes.
+    pub route: usize,
+    /// Who waits for a confirm, by the session's own number for it, and the confirm's number there.
+    pub confirm: Option<(u32, u64)>,
+}
+
+/// What a session asks of a shard without waiting for an answer, or with one.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Put messages into queues.
+    Publish(Batch),
+    /// Messages that this connection holds are done with: queue and sequence number.
+    Settle(Vec<(QueueId, u64)>),
+    /// Messages that this connection holds go back to their places.
+    Requeue(Vec<(QueueId, u64)>),
+    /// So many bytes of deliveries have been written to the socket.
+    Written(usize),
+    /// The window of this channel has room again: consumers that stopped because of it go on.
+    Resume,
+    /// Open a volatile queue for the answers to this connection's requests. It goes with its consumer.
+    OpenReplyQueue(QueueId),
+    /// A channel has ended: its consumers go, what it holds goes back.
+    CloseChannel(u16),
+    /// A connection has ended, however it did.
+    Disconnect,
+    /// Something that is answered by [`Effect::Reply`] with the same token.
+    Request(u64, Request),
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Start a consumer.
+    Consume(QueueId, Subscription),
+    /// Stop the consumer with this number.
+    Cancel(QueueId, u32),
+    /// Take one message, for this channel.
+    Get {
+        /// From which queue.
+        queue: QueueId,
+        /// Who will settle it.
+        channel: u16,
+        /// It is settled at once.
+        no_ack: bool,
+    },
+    /// Drop all that waits.
+    Purge(QueueId),
+    /// Stop serving a queue, for it will be deleted.
+    Delete {
+        /// Which.
+        queue: QueueId,
+        /// Only when it has no consumer.
+        if_unused: bool,
+        /// Only when no message waits.
+        if_empty: bool,
+    },
+    /// Count messages and consumers.
+    Inspect(QueueId),
+    /// Answer when all that was handled before is committed.
+    Sync,
+}
+
+/// The good answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The consumer runs: its deliveries follow.
+    Consuming,
+    /// The consumer has stopped: no delivery follows.
+    Cancelled,
+    /// A message, if one waited, and how many still wait.
+    Got(Option<Delivery>, usize),
+    /// So many messages were dropped.
+    Purged(usize),
+    /// The queue takes nothing more and can be deleted, with so many messages waiting in it.
+    Deletable(usize),
+    /// What a queue holds.
+    Counts {
+        /// Messages that wait.
+        ready: usize,
+        /// Its consumers.
+        consumers: usize,
+    },
+    /// All before is committed.
+    Synced,
+}
+
+/// A message on its way to a consumer, or to who asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The session's number of the consumer; 0 for basic.get.
+    pub consumer: u32,
+    /// Where it comes from.
+    pub queue: QueueId,
+    /// Its number there: what to name when it is settled.
+    pub sequence: u64,
+    /// It may have been delivered before.
+    pub redelivered: bool,
+    /// The message.
+    pub message: Message,
+}
+
+/// What happens at a connection because of what happened in the shard.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Deliver a message.
+    Deliver(Delivery),
+    /// Messages with these confirm numbers, first to last, are safe.
+    Confirm {
+        /// Who published them.
+        publisher: u32,
+        /// Lowest number.
+        first: u64,
+        /// Highest number.
+        last: u64,
+    },
+    /// The answer to a request.
+    Reply(u64, Result<Reply, Error>),
+    /// The queue of this consumer is gone, and so is the consumer.
+    Cancelled(u32),
+}
+
+/// What the shard tells whoever owns the topology.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// An auto-delete queue has lost its last consumer and takes nothing more: delete it.
+    Unused(QueueId),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Shard {
+    queues: HashMap<QueueId, Queue>,
+    outbox: Outbox,
+    notices: VecDeque<Notice>,
+    /// Queues to look at when the round ends.
+    touched: Vec<QueueId>,
+    /// Cancels of the last consumer of an auto-delete queue: answered when the queue is gone.
+    waiting_for_drop: Vec<(QueueId, ConnectionId, u64)>,
+    /// Bytes of log records whose messages are still in a queue.
+    live_bytes: u64,
+    message_bytes: u64,
+    last_append: Option<Position>,
+    committed: Position,
+    scratch: Vec<u8>,
+    targets: Vec<(QueueId, u64)>,
+}
+
+impl Shard {
+    /// Starts to serve a queue. Messages reach it from now on.
+    pub fn open(&mut self, queue: QueueId, options: Options) {
+        self.queues.insert(queue, Queue::new(options));
+    }
+
+    /// A queue is deleted: its messages go, its consumers are told.
+    pub fn drop_queue(&mut self, queue: QueueId) {
+        if let Some(dropped) = self.queues.remove(&queue) {
+            for (_, entry) in dropped.entries() {
+                self.live_bytes -= u64::from(entry.stored.map_or(0, |stored| stored.share));
+                self.message_bytes -= entry.message.size() as u64;
+            }
+            for (_, consumer) in dropped.consumers.iter() {
+                self.outbox.push_at(consumer.connection, Effect::Cancelled(consumer.subscription.consumer));
+            }
+        }
+        for (_, connection, token) in self.waiting_for_drop.extract_if(.., |(q, _, _)| *q == queue) {
+            self.outbox.push(connection, Effect::Reply(token, Ok(Reply::Cancelled)));
+        }
+    }
+
+    /// Takes a command of a connection.
+    pub fn handle(&mut self, from: ConnectionId, command: Command, log: &mut impl Log) {
+        match command {
+            Command::Publish(batch) => self.publish(from, batch, log),
+            Command::Settle(messages) => self.settle(from, &messages),
+            Command::Requeue(messages) => self.requeue(from, &messages),
+            Command::Written(bytes) => self.written(from, bytes),
+            Command::Resume => self.touch_queues_of(from),
+            Command::OpenReplyQueue(queue) => self.open(queue, Options::of_reply_queue()),
+            Command::CloseChannel(channel) => self.close(from, Some(channel)),
+            Command::Disconnect => self.close(from, None),
+            Command::Request(token, request) => self.request(from, token, request, log),
+        }
+    }
+
+    /// Ends a round: makes deliveries, and logs what the round settled.
+    pub fn finish_round(&mut self, log: &mut impl Log) {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for queue in touched.drain(..) {
+            self.dispatch(queue);
+            self.log_outcomes(queue, log);
+        }
+        self.touched = touched;
+    }
+
+    /// Everything below `position` is committed.
+    pub fn committed(&mut self, position: Position) {
+        self.committed = self.committed.max(position);
+        self.outbox.release(self.committed);
+    }
+
+    /// What to do at a connection, in order; `None` when nothing is left.
+    pub fn poll_effects(&mut self) -> Option<(ConnectionId, Vec<Effect>)> {
+        self.outbox.poll()
+    }
+
+    /// What to tell the owner of the topology.
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    /// Up to which record somebody waits for the log to commit.
+    pub fn awaited(&self) -> Option<Position> {
+        self.outbox.awaited()
+    }
+
+    /// Bytes of messages in memory, waiting and unacked.
+    pub fn message_bytes(&self) -> u64 {
+        self.message_bytes
+    }
+
+    /// Bytes of the log that hold messages still in a queue.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// Panics where an invariant does not hold, or where a message waits though a consumer could take it. Slow: for
+    /// tests, between rounds.
+    pub fn check(&self) {
+        let entries = || self.queues.values().flat_map(Queue::entries);
+        let live: u64 = entries().map(|(_, entry)| u64::from(entry.stored.map_or(0, |s| s.share))).sum();
+        assert_eq!(self.live_bytes, live, "live bytes");
+        let bytes: u64 = entries().map(|(_, entry)| entry.message.size() as u64).sum();
+        assert_eq!(self.message_bytes, bytes, "message bytes");
+        for queue in self.queues.values() {
+            queue.check();
+            let free = queue.consumers.anyone_free(|connection| self.outbox.is_writable(connection));
+            let stuck = free && !queue.closing && queue.ready_len() > 0;
+            assert!(!stuck, "{}: a message waits though a consumer could take it", queue.options.label);
+        }
+        self.outbox.check();
+    }
+
+    fn append_at(&mut self, position: Position) {
+        self.last_append = Some(position);
+    }
+}

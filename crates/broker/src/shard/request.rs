@@ -1,0 +1,129 @@
+//! Requests: what a session waits for.
+
+use super::{Delivery, Effect, Reply, Request, Shard};
+use crate::error::{Error, Kind};
+use crate::id::{ConnectionId, QueueId};
+use crate::queue::{Consumer, Holder, Queue, Subscription};
+use crate::record::Log;
+
+impl Shard {
+    pub(super) fn request(&mut self, from: ConnectionId, token: u64, request: Request, log: &mut impl Log) {
+        let answer = match request {
+            Request::Consume(queue, subscription) => self.consume(from, queue, subscription),
+            Request::Cancel(queue, consumer) => {
+                if self.cancel(from, queue, consumer) {
+                    self.waiting_for_drop.push((queue, from, token));
+                    return;
+                }
+                Ok(Reply::Cancelled)
+            }
+            Request::Get { queue, channel, no_ack } => self.get(from, queue, channel, no_ack),
+            Request::Purge(queue) => {
+                let purged = self.purge(queue, log);
+                return self.reply_when_committed(from, token, purged.map(Reply::Purged));
+            }
+            Request::Delete { queue, if_unused, if_empty } => self.delete(queue, if_unused, if_empty),
+            Request::Inspect(queue) => self.open_queue(queue).map(|queue| Reply::Counts {
+                ready: queue.ready_len(),
+                consumers: queue.consumers.len(),
+            }),
+            Request::Sync => {
+                // What the round settled so far must be in the log before its end is waited for.
+                for queue in self.touched.clone() {
+                    self.log_outcomes(queue, log);
+                }
+                return self.reply_when_committed(from, token, Ok(Reply::Synced));
+            }
+        };
+        self.outbox.push(from, Effect::Reply(token, answer));
+    }
+
+    /// Answers once everything that is in the log by now is committed.
+    fn reply_when_committed(&mut self, to: ConnectionId, token: u64, answer: Result<Reply, Error>) {
+        match self.last_append.filter(|last| *last >= self.committed) {
+            Some(last) => self.outbox.hold(last, to, Effect::Reply(token, answer)),
+            None => self.outbox.push(to, Effect::Reply(token, answer)),
+        }
+    }
+
+    fn consume(&mut self, from: ConnectionId, id: QueueId, subscription: Subscription) -> Result<Reply, Error> {
+        let connection = self.outbox.place(from);
+        let queue = self.open_queue(id)?;
+        let taken = queue.consumers.has_exclusive() || (subscription.exclusive && !queue.consumers.is_empty());
+        if taken {
+            return Err(Error::new(Kind::Refused, format!("{} in exclusive use", queue.options.label)));
+        }
+        queue.consumers.add(Consumer { connection, subscription, in_flight: 0 });
+        self.takes_part(connection, id);
+        self.touch(id);
+        Ok(Reply::Consuming)
+    }
+
+    /// Stops a consumer; true when its queue goes with it.
+    fn cancel(&mut self, from: ConnectionId, id: QueueId, consumer: u32) -> bool {
+        let Some(connection) = self.outbox.find(from) else { return false };
+        let Some(queue) = self.queues.get(&id) else { return false };
+        match queue.consumers.find(connection, consumer) {
+            Some(place) => self.remove_consumers(id, &[place]),
+            None => false,
+        }
+    }
+
+    fn get(&mut self, from: ConnectionId, id: QueueId, channel: u16, no_ack: bool) -> Result<Reply, Error> {
+        let connection = self.outbox.place(from);
+        let queue = self.open_queue(id)?;
+        let taken = if no_ack {
+            queue.take()
+        } else {
+            let holder = Holder { connection, channel, consumer: None };
+            queue.lend(holder).map(|(sequence, entry)| (sequence, entry.clone()))
+        };
+        let ready = queue.ready_len();
+        let Some((sequence, entry)) = taken else { return Ok(Reply::Got(None, ready)) };
+        if no_ack {
+            self.forget_entry(&entry);
+        } else {
+            self.takes_part(connection, id);
+        }
+        self.touch(id);
+        let delivery = Delivery { consumer: 0, queue: id, sequence, redelivered: entry.redelivered, message: entry.message };
+        Ok(Reply::Got(Some(delivery), ready))
+    }
+
+    fn purge(&mut self, id: QueueId, log: &mut impl Log) -> Result<usize, Error> {
+        let entries = self.open_queue(id)?.purge();
+        for entry in &entries {
+            self.forget_entry(entry);
+        }
+        self.log_outcomes(id, log);
+        Ok(entries.len())
+    }
+
+    fn delete(&mut self, id: QueueId, if_unused: bool, if_empty: bool) -> Result<Reply, Error> {
+        let queue = self.open_queue(id)?;
+        let refuse = |why: &str| Err(Error::new(Kind::Precondition, format!("{} {why}", queue.options.label)));
+        if if_unused && !queue.consumers.is_empty() {
+            return refuse("in use");
+        }
+        if if_empty && queue.ready_len() > 0 {
+            return refuse("not empty");
+        }
+        queue.closing = true;
+        Ok(Reply::Deletable(queue.ready_len()))
+    }
+
+    fn open_queue(&mut self, id: QueueId) -> Result<&mut Queue, Error> {
+        match self.queues.get_mut(&id) {
+            Some(queue) if !queue.closing => Ok(queue),
+            Some(queue) => Err(Error::new(Kind::NotFound, format!("no {}", queue.options.label))),
+            None => Err(Error::new(Kind::NotFound, "the queue was deleted".to_owned())),
+        }
+    }
+
+    /// Remembers that a connection consumes from a queue or holds messages of it.
+    fn takes_part(&mut self, connection: usize, queue: QueueId) {
+        if let Some(connection) = self.outbox.get_mut(connection) {
+            connection.queues.insert(queue);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Exchanges: where messages enter.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::arguments::Arguments;
+use crate::error::{Error, precondition};
+
+/// How an exchange picks the destinations of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExchangeKind {
+    /// Those whose binding key equals the routing key.
+    Direct,
+    /// All.
+    Fanout,
+    /// Those whose binding key matches the routing key word by word; `*` is one word, `#` any number.
+    Topic,
+    /// Those whose binding arguments match the message's headers.
+    Headers,
+}
+
+impl ExchangeKind {
+    /// Reads the type of an exchange as clients write it.
+    pub fn parse(name: &str) -> Result<ExchangeKind, Error> {
+        match name {
+            "direct" => Ok(ExchangeKind::Direct),
+            "fanout" => Ok(ExchangeKind::Fanout),
+            "topic" => Ok(ExchangeKind::Topic),
+            "headers" => Ok(ExchangeKind::Headers),
+            _ => Err(precondition(format!("unknown exchange type '{name}'"))),
+        }
+    }
+
+    /// The type as clients write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ExchangeKind::Direct => "direct",
+            ExchangeKind::Fanout => "fanout",
+            ExchangeKind::Topic => "topic",
+            ExchangeKind::Headers => "headers",
+        }
+    }
+}
+
+impl fmt::Display for ExchangeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+/// An exchange as it was declared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// Unique in its virtual host; "" is the default exchange.
+    pub name: Arc<str>,
+    /// How it picks destinations.
+    pub kind: ExchangeKind,
+    /// Whether it outlives the broker.
+    pub durable: bool,
+    /// Whether it goes when its last binding as a source goes.
+    pub auto_delete: bool,
+    /// Whether only other exchanges may publish to it.
+    pub internal: bool,
+    /// As the client sent them.
+    pub arguments: Arguments,
+}
+
+/// Argument that names where messages go which an exchange has no binding for.
+pub const ALTERNATE_EXCHANGE: &str = "alternate-exchange";
+
+impl Exchange {
+    /// Where messages go that this exchange has no binding for. It need not exist.
+    pub fn alternate(&self) -> Option<&str> {
+        self.arguments.string(ALTERNATE_EXCHANGE)
+    }
+
+    /// Whether the broker made it and keeps it: the default exchange and `amq.*`.
+    pub fn is_predeclared(&self) -> bool {
+        PREDECLARED.iter().any(|(name, _, _)| *name == &*self.name)
+    }
+
+    /// The exchanges that each virtual host has from the start.
+    pub(crate) fn predeclared() -> impl Iterator<Item = Exchange> {
+        PREDECLARED.iter().map(|&(name, kind, internal)| Exchange {
+            name: name.into(),
+            kind,
+            durable: true,
+            auto_delete: false,
+            internal,
+            arguments: Arguments::default(),
+        })
+    }
+}
+
+/// Name, type, and whether it is internal.
+const PREDECLARED: [(&str, ExchangeKind, bool); 7] = [
+    ("", ExchangeKind::Direct, false),
+    ("amq.direct", ExchangeKind::Direct, false),
+    ("amq.fanout", ExchangeKind::Fanout, false),
+    ("amq.headers", ExchangeKind::Headers, false),
+    ("amq.match", ExchangeKind::Headers, false),
+    ("amq.rabbitmq.trace", ExchangeKind::Topic, true),
+    ("amq.topic", ExchangeKind::Topic, false),
+];

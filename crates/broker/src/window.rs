@@ -1,0 +1,75 @@
+//! A limit on unacked messages that all consumers of a channel share, wherever their queues live.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// basic.qos with global=true. The session sets the limit and gives back, the shards take.
+///
+/// The consumers of one channel can be spread over all shards, and the limit is exact all the same, so this is the one
+/// counter that two owners touch. Without a limit nothing is counted: most channels have none.
+#[derive(Clone, Debug, Default)]
+pub struct Window(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// 0: no limit.
+    limit: AtomicU32,
+    taken: AtomicU32,
+}
+
+impl Window {
+    /// Sets the limit (0: none) at a moment when `unacked` messages are out.
+    pub fn set_limit(&self, limit: u32, unacked: u32) {
+        if self.0.limit.load(Ordering::Relaxed) == 0 {
+            self.0.taken.store(unacked, Ordering::Relaxed);
+        }
+        self.0.limit.store(limit, Ordering::Release);
+    }
+
+    /// Whether there is a limit.
+    pub fn is_limited(&self) -> bool {
+        self.0.limit.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether all is taken.
+    pub fn is_full(&self) -> bool {
+        self.is_limited() && self.0.taken.load(Ordering::Acquire) >= self.0.limit.load(Ordering::Acquire)
+    }
+
+    /// Takes the right to one more unacked message; false when all are taken.
+    pub fn take(&self) -> bool {
+        let limit = self.0.limit.load(Ordering::Acquire);
+        if limit == 0 {
+            return true;
+        }
+        let more = |taken: u32| (taken < limit).then_some(taken + 1);
+        self.0.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Gives back what `count` messages had taken.
+    pub fn give_back(&self, count: u32) {
+        if self.is_limited() {
+            let less = |taken: u32| Some(taken.saturating_sub(count));
+            let _ = self.0.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_up_to_the_limit_and_again_after_giving_back() {
+        let window = Window::default();
+        assert!((0..1000).all(|_| window.take()), "no limit");
+        window.set_limit(3, 1);
+        assert_eq!([window.take(), window.take(), window.take()], [true, true, false]);
+        window.give_back(1);
+        assert_eq!([window.take(), window.take()], [true, false]);
+        window.set_limit(4, 0);
+        assert_eq!([window.take(), window.take()], [true, false], "a new limit keeps the count");
+        window.give_back(100);
+        assert_eq!((0..10).filter(|_| window.take()).count(), 4);
+    }
+}

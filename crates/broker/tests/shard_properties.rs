@@ -1,0 +1,335 @@
+//! Random commands against a shard and a plain model of it: invariants after every step, restarts from the log in
+//! between, and a drain at the end that finds every message once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use broker::id::{ConnectionId, QueueId};
+use broker::message::{Message, Parts};
+use broker::queue::{Options, Subscription};
+use broker::record::{Log, Position, Record, VERSION};
+use broker::shard::{Batch, Command, Delivery, Effect, Publish, Reply, Request, Shard};
+use broker::window::Window;
+use proptest::prelude::*;
+
+const QUEUES: u64 = 3;
+const CONNECTIONS: u64 = 3;
+
+#[derive(Default)]
+struct Journal {
+    records: Vec<(Position, u8, Vec<u8>)>,
+    end: Position,
+}
+
+impl Log for Journal {
+    fn append(&mut self, kind: u8, payload: &[&[u8]]) -> Position {
+        let position = self.end;
+        let payload = payload.concat();
+        self.end += 12 + payload.len() as u64;
+        self.records.push((position, kind, payload));
+        position
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish { connection: u64, queues: BTreeSet<u64>, persistent: bool, count: u8 },
+    Consume { connection: u64, queue: u64, prefetch: u32, no_ack: bool, priority: i32 },
+    Cancel { connection: u64 },
+    Get { connection: u64, queue: u64, no_ack: bool },
+    Settle { connection: u64, pick: usize },
+    Requeue { connection: u64, pick: usize },
+    Purge { queue: u64 },
+    CloseChannel { connection: u64 },
+    Disconnect { connection: u64 },
+    Written { connection: u64 },
+    CopyForward,
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let connection = || 0..CONNECTIONS;
+    let queue = || 0..QUEUES;
+    prop_oneof![
+        6 => (connection(), proptest::collection::btree_set(queue(), 1..=3), any::<bool>(), 1..20u8)
+            .prop_map(|(connection, queues, persistent, count)| Step::Publish { connection, queues, persistent, count }),
+        3 => (connection(), queue(), 0..4u32, any::<bool>(), 0..3i32)
+            .prop_map(|(connection, queue, prefetch, no_ack, priority)| Step::Consume { connection, queue, prefetch, no_ack, priority }),
+        1 => connection().prop_map(|connection| Step::Cancel { connection }),
+        2 => (connection(), queue(), any::<bool>()).prop_map(|(connection, queue, no_ack)| Step::Get { connection, queue, no_ack }),
+        6 => (connection(), any::<usize>()).prop_map(|(connection, pick)| Step::Settle { connection, pick }),
+        3 => (connection(), any::<usize>()).prop_map(|(connection, pick)| Step::Requeue { connection, pick }),
+        1 => queue().prop_map(|queue| Step::Purge { queue }),
+        1 => connection().prop_map(|connection| Step::CloseChannel { connection }),
+        1 => connection().prop_map(|connection| Step::Disconnect { connection }),
+        2 => connection().prop_map(|connection| Step::Written { connection }),
+        1 => Just(Step::CopyForward),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// A message of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Waiting {
+    persistent: bool,
+    delivered_before: bool,
+}
+
+#[derive(Default)]
+struct World {
+    shard: Shard,
+    journal: Journal,
+    /// What must be in each queue, waiting or unacked: message number and what is known of it.
+    alive: BTreeMap<u64, BTreeMap<u64, Waiting>>,
+    /// What each connection holds: queue, sequence number, message number.
+    held: BTreeMap<u64, Vec<(QueueId, u64, u64)>>,
+    consumers: BTreeMap<u64, Vec<(u64, u32, bool)>>,
+    unwritten: BTreeMap<u64, usize>,
+    confirms: BTreeMap<u64, BTreeSet<u64>>,
+    published: u64,
+    confirmed: u64,
+    next_consumer: u32,
+}
+
+fn message(number: u64) -> Message {
+    Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &number.to_be_bytes() }.to_message()
+}
+
+fn number_of(message: &Message) -> u64 {
+    u64::from_be_bytes(message.body().try_into().expect("bodies are eight bytes"))
+}
+
+impl World {
+    fn new() -> World {
+        let mut world = World::default();
+        world.open_queues();
+        world
+    }
+
+    /// Queue 0 is transient, the others are durable.
+    fn open_queues(&mut self) {
+        for queue in 0..QUEUES {
+            let options = Options { label: format!("queue '{queue}'"), durable: queue > 0, auto_delete: false };
+            self.shard.open(QueueId(queue), options);
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Publish { connection, queues, persistent, count } => self.publish(connection, &queues, persistent, count),
+            Step::Consume { connection, queue, prefetch, no_ack, priority } => {
+                self.next_consumer += 1;
+                let consumer = self.next_consumer;
+                self.consumers.entry(connection).or_default().push((queue, consumer, no_ack));
+                let window = Window::default();
+                let subscription = Subscription { consumer, channel: 1, no_ack, exclusive: false, priority, prefetch, window };
+                self.send(connection, Command::Request(0, Request::Consume(QueueId(queue), subscription)));
+            }
+            Step::Cancel { connection } => {
+                if let Some((queue, consumer, _)) = self.consumers.entry(connection).or_default().pop() {
+                    self.send(connection, Command::Request(0, Request::Cancel(QueueId(queue), consumer)));
+                }
+            }
+            Step::Get { connection, queue, no_ack } => {
+                let get = Request::Get { queue: QueueId(queue), channel: 1, no_ack };
+                self.send(connection, Command::Request(u64::from(no_ack), get));
+            }
+            Step::Settle { connection, pick } => {
+                if let Some((queue, sequence, number)) = self.pick(connection, pick) {
+                    self.alive.entry(queue.0).or_default().remove(&number);
+                    self.send(connection, Command::Settle(vec![(queue, sequence)]));
+                }
+            }
+            Step::Requeue { connection, pick } => {
+                if let Some((queue, sequence, _)) = self.pick(connection, pick) {
+                    self.send(connection, Command::Requeue(vec![(queue, sequence)]));
+                }
+            }
+            Step::Purge { queue } => {
+                let held: BTreeSet<u64> = self.held.values().flatten().filter(|h| h.0.0 == queue).map(|h| h.2).collect();
+                self.alive.entry(queue).or_default().retain(|number, _| held.contains(number));
+                self.send(99, Command::Request(0, Request::Purge(QueueId(queue))));
+            }
+            Step::CloseChannel { connection } => self.end(connection, Command::CloseChannel(1)),
+            Step::Disconnect { connection } => {
+                self.end(connection, Command::Disconnect);
+                self.unwritten.remove(&connection);
+                self.confirms.remove(&connection);
+            }
+            Step::Written { connection } => {
+                let bytes = self.unwritten.remove(&connection).unwrap_or(0);
+                self.send(connection, Command::Written(bytes));
+            }
+            Step::CopyForward => {
+                let end = self.journal.end / 2;
+                self.shard.copy_forward(end, &mut self.journal);
+                self.journal.records.retain(|(position, _, _)| *position >= end);
+                self.round();
+            }
+            Step::Restart => self.restart(),
+        }
+        self.shard.check();
+    }
+
+    fn publish(&mut self, connection: u64, queues: &BTreeSet<u64>, persistent: bool, count: u8) {
+        let route: Arc<[QueueId]> = queues.iter().map(|queue| QueueId(*queue)).collect();
+        let mut batch = Batch { routes: vec![route], messages: Vec::new() };
+        for _ in 0..count {
+            self.published += 1;
+            let number = self.published;
+            for queue in queues {
+                let stored = Waiting { persistent: persistent && *queue > 0, delivered_before: false };
+                self.alive.entry(*queue).or_default().insert(number, stored);
+            }
+            self.confirms.entry(connection).or_default().insert(number);
+            batch.messages.push(Publish { message: message(number), persistent, route: 0, confirm: Some((1, number)) });
+        }
+        self.send(connection, Command::Publish(batch));
+    }
+
+    fn pick(&mut self, connection: u64, pick: usize) -> Option<(QueueId, u64, u64)> {
+        let held = self.held.entry(connection).or_default();
+        (!held.is_empty()).then(|| held.swap_remove(pick % held.len()))
+    }
+
+    fn end(&mut self, connection: u64, command: Command) {
+        self.held.remove(&connection);
+        self.consumers.remove(&connection);
+        self.send(connection, command);
+    }
+
+    fn send(&mut self, connection: u64, command: Command) {
+        self.shard.handle(ConnectionId(connection), command, &mut self.journal);
+        self.round();
+    }
+
+    fn round(&mut self) {
+        self.shard.finish_round(&mut self.journal);
+        self.take_effects(false);
+        self.shard.committed(self.journal.end);
+        self.take_effects(true);
+    }
+
+    fn take_effects(&mut self, committed: bool) {
+        while let Some((connection, effects)) = self.shard.poll_effects() {
+            for effect in effects {
+                self.take_effect(connection.0, effect, committed);
+            }
+        }
+    }
+
+    fn take_effect(&mut self, connection: u64, effect: Effect, committed: bool) {
+        match effect {
+            Effect::Deliver(delivery) => {
+                let consumers = self.consumers.entry(connection).or_default();
+                let no_ack = consumers.iter().find(|(_, number, _)| *number == delivery.consumer).expect("a known consumer").2;
+                *self.unwritten.entry(connection).or_default() += delivery.message.size() + 64;
+                self.take_delivery(connection, &delivery, no_ack);
+            }
+            Effect::Confirm { first, last, .. } => {
+                assert!(committed || first == last || first < last);
+                for number in first..=last {
+                    assert!(self.confirms.entry(connection).or_default().remove(&number), "{number} confirmed once");
+                    self.confirmed += 1;
+                }
+            }
+            Effect::Reply(token, reply) => {
+                if let Reply::Got(Some(delivery), _) = reply.expect("queues exist") {
+                    self.take_delivery(connection, &delivery, token == 1);
+                }
+            }
+            Effect::Cancelled(_) => panic!("no queue is deleted here"),
+        }
+    }
+
+    fn take_delivery(&mut self, connection: u64, delivery: &Delivery, no_ack: bool) {
+        let number = number_of(&delivery.message);
+        let queue = self.alive.entry(delivery.queue.0).or_default();
+        let waiting = queue.get_mut(&number).expect("only what is in the queue is delivered");
+        assert_eq!(delivery.redelivered, waiting.delivered_before, "message {number} of queue {}", delivery.queue);
+        waiting.delivered_before = true;
+        if no_ack {
+            queue.remove(&number);
+        } else {
+            self.held.entry(connection).or_default().push((delivery.queue, delivery.sequence, number));
+        }
+    }
+
+    /// All that was committed comes back, all that was only in memory does not.
+    fn restart(&mut self) {
+        self.shard = Shard::default();
+        self.open_queues();
+        for (position, kind, payload) in &self.journal.records {
+            let record = Record::decode(*kind, VERSION, payload).expect("what the shard wrote can be read");
+            self.shard.recover(*position, record);
+        }
+        self.shard.recovered();
+        self.held.clear();
+        self.consumers.clear();
+        self.unwritten.clear();
+        self.confirms.clear();
+        for queue in self.alive.values_mut() {
+            queue.retain(|_, waiting| waiting.persistent);
+            // Recovery knows how far deliveries had come, not which: what lies below counts as delivered.
+            let last = queue.iter().filter(|(_, w)| w.delivered_before).map(|(number, _)| *number).max();
+            queue.iter_mut().for_each(|(number, waiting)| waiting.delivered_before = Some(*number) <= last);
+        }
+        self.learn_flags();
+    }
+
+    /// The watermark may also lie above messages that are gone: take the flags of what came back as they are, having
+    /// checked that nothing that had been delivered lost its flag. Order of delivery is order of publication.
+    fn learn_flags(&mut self) {
+        for queue in 0..QUEUES {
+            let mut seen = Vec::new();
+            loop {
+                let get = Request::Get { queue: QueueId(queue), channel: 1, no_ack: false };
+                self.shard.handle(ConnectionId(77), Command::Request(0, get), &mut self.journal);
+                let (_, effects) = self.shard.poll_effects().expect("an answer");
+                let Some(Effect::Reply(_, Ok(Reply::Got(got, _)))) = effects.into_iter().next() else { panic!("an answer") };
+                let Some(delivery) = got else { break };
+                seen.push((number_of(&delivery.message), delivery.redelivered));
+            }
+            let alive = self.alive.entry(queue).or_default();
+            assert_eq!(seen.iter().map(|s| s.0).collect::<Vec<_>>(), alive.keys().copied().collect::<Vec<_>>(), "queue {queue}");
+            for (number, redelivered) in seen {
+                let waiting = alive.get_mut(&number).expect("just compared");
+                assert!(redelivered || !waiting.delivered_before, "message {number} lost its redelivered flag");
+                waiting.delivered_before = true;
+            }
+        }
+        self.send(77, Command::Disconnect);
+    }
+
+    /// Ends all connections and takes everything out: each message once, in order of publication.
+    fn drain(&mut self) {
+        for connection in 0..CONNECTIONS {
+            self.step(Step::Disconnect { connection });
+        }
+        for queue in 0..QUEUES {
+            let expected: Vec<u64> = self.alive.entry(queue).or_default().keys().copied().collect();
+            let mut drained = Vec::new();
+            for _ in &expected {
+                self.step(Step::Get { connection: 0, queue, no_ack: false });
+                drained.extend(self.held[&0].last().map(|held| held.2));
+                self.step(Step::Settle { connection: 0, pick: 0 });
+            }
+            assert_eq!(drained, expected, "queue {queue}");
+            assert!(self.alive[&queue].is_empty());
+        }
+        assert_eq!((self.shard.live_bytes(), self.shard.message_bytes()), (0, 0), "nothing stays behind");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: std::env::var("LEVERET_CASES").map_or(500, |n| n.parse().unwrap()), ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_message_is_neither_lost_nor_stuck(steps in proptest::collection::vec(step(), 1..120)) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        world.drain();
+    }
+}
