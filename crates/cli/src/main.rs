@@ -1,2 +1,39 @@
-//! The one binary.
-fn main() {}
+//! Leveret, a message broker: the one binary.
+
+mod completions;
+mod config;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A message broker that speaks AMQP 0-9-1, as RabbitMQ does.
+///
+/// Exit codes: 0 done, 1 failed, 2 misused.
+#[derive(Debug, Parser)]
+#[command(name = "leveret", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Completions(completions::Completions),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Serve(serve) => serve.run(),
+        Command::Completions(completions) => completions.run(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("leveret: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,199 @@
-//! Listeners, sessions, shards, auth: everything wired
+//! The server: listeners, connections, sessions, shards and their journals, wired together.
+//!
+//! ```text
+//! socket ─▶ connection task ─▶ shard task ─▶ journal thread ─▶ disk
+//!              │    ▲              │ ▲              │
+//!              │    └── effects ───┘ └── synced ────┘
+//!              └──▶ meta task ─▶ a new topology, for everybody
+//! ```
+//!
+//! Each piece of state has one owner: a connection's task its session, a shard's task its queues, the meta task the
+//! topology. They exchange messages and share no locks. Thinking is done in `broker` and `session`, which never wait.
+
+pub mod config;
+pub mod journal;
+pub mod ledger;
+pub mod recovery;
+
+mod alarm;
+mod auth;
+mod boot;
+mod connection;
+mod listener;
+mod lock;
+mod meta;
+mod random;
+mod session;
+mod shard;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use alarm::Alarms;
+use config::Config;
+
+/// How long clients may take to close their connections when the server stops.
+const CLIENTS_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long the journals may take after that.
+const JOURNALS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a server could not start, or had to stop. The text says what, where and why.
+#[derive(Clone, Debug)]
+pub struct Failure(String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Failure {
+        Failure(error.text)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure(error.to_string())
+    }
+}
+
+impl From<broker::error::Error> for Failure {
+    fn from(error: broker::error::Error) -> Failure {
+        Failure(error.text)
+    }
+}
+
+/// Where whoever cannot go on says so. The server stops.
+#[derive(Clone, Debug)]
+pub(crate) struct Fatal(watch::Sender<Option<Failure>>);
+
+impl Fatal {
+    pub(crate) fn report(&self, failure: Failure) {
+        error!(%failure, "the server cannot go on");
+        self.0.send_if_modified(|first| first.is_none() && first.replace(failure).is_none());
+    }
+}
+
+/// What every connection needs.
+pub(crate) struct Shared {
+    config: Config,
+    shards: Vec<shard::Handle>,
+    meta: meta::Handle,
+    logins: auth::Logins,
+    alarms: watch::Receiver<Alarms>,
+    stop: watch::Receiver<bool>,
+    /// One permit per connection.
+    connections: Arc<Semaphore>,
+}
+
+/// A running server.
+pub struct Server {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    failed: watch::Receiver<Option<Failure>>,
+    connections: Arc<Semaphore>,
+    connections_max: usize,
+    listener: JoinHandle<()>,
+    owners: Vec<JoinHandle<()>>,
+    _lock: lock::DirectoryLock,
+}
+
+impl Server {
+    /// Recovers what is in the data directory and begins to listen.
+    ///
+    /// # Errors
+    /// When the directory is in use or unreadable, the address is taken, or the definitions make no sense.
+    pub async fn start(config: Config) -> Result<Server, Failure> {
+        let lock = lock::DirectoryLock::take(&config.data_dir)
+            .map_err(|error| Failure(format!("data directory {}: {error}", config.data_dir.display())))?;
+        // First of all, so that a taken address is known before anything is touched.
+        let socket = listener::bind(config.amqp)?;
+        let address = socket.local_addr()?;
+        let (fatal, failed) = watch::channel(None);
+        let owners = boot::start(&config, &Fatal(fatal)).await?;
+        let (stop, stopping) = watch::channel(false);
+        let connections_max = config.limits.connections_max.min(Semaphore::MAX_PERMITS);
+        let connections = Arc::new(Semaphore::new(connections_max));
+        let (alarms_out, alarms) = watch::channel(Alarms::default());
+        let limits = alarm::Limits {
+            message_bytes_max: config.limits.message_bytes_max,
+            disk_free_min: config.limits.disk_free_min,
+            data_dir: config.data_dir.clone(),
+        };
+        tokio::spawn(alarm::watch(limits, owners.shards.clone(), alarms_out));
+        let shared = Arc::new(Shared {
+            config,
+            shards: owners.shards,
+            meta: owners.meta,
+            logins: auth::Logins::new(random::bytes()),
+            alarms,
+            stop: stopping,
+            connections: Arc::clone(&connections),
+        });
+        let listener = tokio::spawn(listener::run(socket, shared));
+        info!(%address, "listening for AMQP");
+        Ok(Server { address, stop, failed, connections, connections_max, listener, owners: owners.tasks, _lock: lock })
+    }
+
+    /// Where AMQP clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop` is done, then stops gracefully, in less than ten seconds.
+    ///
+    /// # Errors
+    /// When the disk failed. What was confirmed before is safe, nothing was confirmed after.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+        let failure = tokio::select! {
+            () = stop => None,
+            Ok(failure) = self.failed.wait_for(Option::is_some) => failure.clone(),
+        };
+        self.shut_down().await;
+        let failure = failure.or_else(|| self.failed.borrow().clone());
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn shut_down(&mut self) {
+        info!("stopping");
+        self.stop.send_replace(true);
+        let _ = (&mut self.listener).await;
+        let all = u32::try_from(self.connections_max).unwrap_or(u32::MAX);
+        if tokio::time::timeout(CLIENTS_TIMEOUT, self.connections.acquire_many(all)).await.is_err() {
+            warn!("some clients did not close their connections in time");
+        }
+        let owners = std::mem::take(&mut self.owners);
+        let finished = async {
+            for owner in owners {
+                if owner.await.is_err() {
+                    error!("a shard has panicked");
+                }
+            }
+        };
+        match tokio::time::timeout(JOURNALS_TIMEOUT, finished).await {
+            Ok(()) => info!("stopped"),
+            Err(_) => error!("stopped without waiting longer for the journals; what was confirmed is safe"),
+        }
+    }
+}
+
+/// What a client sent, for the log: one line, and not too long.
+pub(crate) fn escape(text: &str) -> String {
+    const LENGTH_MAX: usize = 256;
+    let end = text.floor_char_boundary(LENGTH_MAX);
+    let more = if end < text.len() { "…" } else { "" };
+    format!("{}{more}", text[..end].escape_debug())
+}

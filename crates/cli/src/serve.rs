@@ -1,0 +1,95 @@
+//! `leveret serve`.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use server::Server;
+use server::config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Written;
+
+/// The configuration file that is read when it is there.
+const CONFIG_FILE: &str = "leveret.toml";
+
+/// Run the broker.
+///
+/// Options are taken from the command line, then from the environment (LEVERET_DATA_DIR for --data-dir), then from the
+/// configuration file, where --data-dir is the key data-dir.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  leveret serve --data-dir /var/lib/leveret --amqp 127.0.0.1:5672")]
+pub(crate) struct Serve {
+    /// Configuration file [default: leveret.toml, if there is one]
+    #[arg(long, env = "LEVERET_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Say whether the configuration makes sense, and stop
+    #[arg(long)]
+    check_config: bool,
+
+    /// What to log: error, warn, info, debug, trace, also per part, as in info,server::session=debug
+    #[arg(long, env = "LEVERET_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+
+    /// How to log, to standard error
+    #[arg(long, env = "LEVERET_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+
+    #[command(flatten)]
+    written: Written,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let file = match &self.config {
+            Some(path) => Written::read(path)?,
+            None if Path::new(CONFIG_FILE).exists() => Written::read(Path::new(CONFIG_FILE))?,
+            None => Written::default(),
+        };
+        let config = self.written.or(file).mean()?;
+        if self.check_config {
+            println!("the configuration makes sense");
+            return Ok(ExitCode::SUCCESS);
+        }
+        start_log(&self.log, self.log_format)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+        runtime.block_on(serve(config))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn serve(config: Config) -> Result<()> {
+    // Before anything is started, so that no signal is missed.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = Server::start(config).await?;
+    // Others parse this line.
+    writeln!(std::io::stdout(), "leveret: listening for AMQP on {}", server.address())?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    Ok(server.run(stop).await?)
+}
+
+fn start_log(filter: &str, format: LogFormat) -> Result<()> {
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("the log filter '{filter}' makes no sense"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}

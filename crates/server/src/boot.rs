@@ -1,0 +1,126 @@
+//! From a data directory to running owners: the meta task and the shards.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use broker::access::{Permissions, User};
+use broker::definitions;
+use broker::meta::{Change, DEFAULT_VHOST};
+use broker::password::PasswordHash;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::recovery::JournalOptions;
+use crate::{Failure, Fatal, meta, random, shard};
+
+/// The user of a fresh broker, with this as its password too.
+const FIRST_USER: &str = "guest";
+
+/// Bytes of a file of the meta journal: it is small.
+const META_FILE_SIZE: u64 = 8 << 20;
+
+/// Those who own state, running.
+pub(crate) struct Owners {
+    pub(crate) shards: Vec<shard::Handle>,
+    pub(crate) meta: meta::Handle,
+    pub(crate) tasks: Vec<JoinHandle<()>>,
+}
+
+/// Recovers everything and starts it: first the topology, which says what queues there are.
+pub(crate) async fn start(config: &Config, fatal: &Fatal) -> Result<Owners, Failure> {
+    let directory = config.data_dir.join("journal");
+    let recovered = meta::recover(&directory, JournalOptions { journal: 0, file_size: META_FILE_SIZE })?;
+    let count = shard_count(config, &directory)?;
+    let (notices_out, notices) = unbounded_channel();
+    let (mut shards, mut tasks) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        let journal = u32::try_from(number + 1).map_err(|_| Failure("too many shards".to_owned()))?;
+        let (handle, task) = shard::start(shard::Start {
+            number,
+            directory: &directory,
+            journal: JournalOptions { journal, file_size: config.journal_file_size },
+            queues: recovered.queues().filter(|(queue, _)| queue.shard(count) == number).collect(),
+            notices: notices_out.clone(),
+            fatal: fatal.clone(),
+        })?;
+        shards.push(handle);
+        tasks.push(task);
+    }
+    let (meta, task) = recovered.start(shards.clone(), notices, fatal.clone())?;
+    tasks.push(task);
+    add_first_user(&meta).await?;
+    if let Some(path) = &config.definitions {
+        import(&meta, path).await?;
+    }
+    Ok(Owners { shards, meta, tasks })
+}
+
+/// A data directory keeps the number of shards it was made with: queues are spread by it.
+fn shard_count(config: &Config, directory: &Path) -> Result<usize, Failure> {
+    let path = directory.join("shards");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let wrong = || Failure(format!("{}: expected a number of shards, found {text:?}", path.display()));
+            let count: usize = text.trim().parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
+            if count != config.shards {
+                info!(count, wanted = config.shards, "the data directory keeps its number of shards");
+            }
+            Ok(count)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            write_durably(&path, &format!("{}\n", config.shards))
+                .map_err(|error| Failure(format!("cannot write {}: {error}", path.display())))?;
+            Ok(config.shards)
+        }
+        Err(error) => Err(Failure(format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
+fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text)?;
+    std::fs::File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, path)?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(directory)?.sync_all()
+}
+
+/// A broker without users gets guest, an administrator for clients on this machine.
+async fn add_first_user(meta: &meta::Handle) -> Result<(), Failure> {
+    if meta.topology().borrow().access().users().next().is_some() {
+        return Ok(());
+    }
+    let user = Arc::from(FIRST_USER);
+    let password = PasswordHash::hash(FIRST_USER, random::bytes())?;
+    let tags = vec![Arc::from("administrator")];
+    apply(meta, Change::PutUser { user: User { name: Arc::clone(&user), password, tags } }).await?;
+    let vhost = Arc::from(DEFAULT_VHOST);
+    apply(meta, Change::SetPermissions { user, vhost, permissions: Permissions::full() }).await
+}
+
+/// Imports a definitions document. What is there already is kept, and replaced where the document says otherwise.
+async fn import(meta: &meta::Handle, path: &Path) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure(format!("cannot read the definitions {}: {error}", path.display())))?;
+    let definitions = definitions::parse(&text, random::bytes)
+        .map_err(|error| Failure(format!("{}: {error}", path.display())))?;
+    for key in &definitions.ignored {
+        warn!(file = %path.display(), key, "not imported: this version does not know it");
+    }
+    let count = definitions.changes.len();
+    for change in definitions.changes {
+        apply(meta, change).await.map_err(|error| Failure(format!("{}: {error}", path.display())))?;
+    }
+    info!(file = %path.display(), count, "definitions imported");
+    Ok(())
+}
+
+async fn apply(meta: &meta::Handle, change: Change) -> Result<(), Failure> {
+    let (answer, answered) = oneshot::channel();
+    meta.change(change, move |result| drop(answer.send(result)));
+    let result = answered.await.map_err(|_| Failure("the meta task has ended".to_owned()))?;
+    result.map(drop).map_err(Failure::from)
+}

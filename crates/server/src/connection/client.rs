@@ -1,0 +1,438 @@
+//! Everything a connection's task knows, and what it makes of what happens. Nothing here waits.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amqp::error::Error;
+use amqp::frame;
+use amqp::method::{Method, connection};
+use amqp::receiver::Failure;
+use amqp::server::{Connection, Event, Offer};
+use broker::id::ConnectionId;
+use broker::topology::Topology;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::greeting::{self, Greeting, Next};
+use super::links::Links;
+use super::socket::Output;
+use crate::alarm::Alarms;
+use crate::session::{Post, Session};
+use crate::shard::Mail;
+use crate::{Shared, escape, shard};
+
+/// Bytes that may wait for the socket before nothing more is read from it.
+const OUTPUT_MAX: usize = 4 << 20;
+
+/// How long a client may take to answer connection.close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Without heartbeats the timer still ticks, to give back memory.
+const IDLE_TICK: Duration = Duration::from_secs(60);
+
+/// How far a client has come.
+#[derive(Debug)]
+enum Stage {
+    Greeting(Greeting),
+    /// Boxed, since idle clients are many.
+    Open(Box<Session>),
+    /// Only connection.close-ok is of interest.
+    Ending,
+    Over,
+}
+
+/// Whether alarms hold up this client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blocked {
+    No,
+    /// It was not told: it does not understand, or is not yet in its virtual host.
+    Silently,
+    Told,
+}
+
+pub(super) struct Client {
+    id: ConnectionId,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    topology: Topology,
+    alarms: Alarms,
+    links: Option<Links>,
+    protocol: Connection,
+    stage: Stage,
+    blocked: Blocked,
+    /// What waits for room at a shard. While anything does, nothing is read.
+    posts: VecDeque<Post>,
+    pub(super) output: Output,
+    last_read: Instant,
+    last_write: Instant,
+    /// The handshake or the close must be over by then; in between, the next look at heartbeats.
+    deadline: Instant,
+}
+
+impl Client {
+    pub(super) fn new(id: ConnectionId, peer: SocketAddr, links: Links, shared: Arc<Shared>) -> Client {
+        let limits = &shared.config.limits;
+        let offer = Offer {
+            frame_max: limits.frame_max,
+            channel_max: limits.channel_max,
+            heartbeat: limits.heartbeat_s,
+            max_message_size: limits.message_size_max,
+        };
+        let now = Instant::now();
+        Client {
+            id,
+            peer,
+            topology: shared.meta.topology().borrow().clone(),
+            alarms: Alarms::default(),
+            links: Some(links),
+            protocol: Connection::new(offer),
+            stage: Stage::Greeting(Greeting::new(id, peer)),
+            blocked: Blocked::No,
+            posts: VecDeque::new(),
+            output: Output::default(),
+            last_read: now,
+            last_write: now,
+            deadline: now + limits.handshake_timeout,
+            shared,
+        }
+    }
+
+    pub(super) fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Whether the socket can be closed.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Over) || (self.protocol.is_closed() && self.output.is_empty())
+    }
+
+    /// Whether what arrives can be understood now: no alarm, no answer and no room to wait for.
+    pub(super) fn can_read(&self) -> bool {
+        match &self.stage {
+            Stage::Over => false,
+            Stage::Greeting(_) | Stage::Ending => true,
+            Stage::Open(session) => {
+                let held_up = self.blocked != Blocked::No || !self.posts.is_empty() || session.is_waiting();
+                !held_up && self.output.len() < OUTPUT_MAX
+            }
+        }
+    }
+
+    /// Room that the next post needs.
+    pub(super) fn wants_room(&self) -> Option<(shard::Handle, usize)> {
+        let (post, links) = (self.posts.front()?, self.links.as_ref()?);
+        Some((links.shard(post.shard).clone(), post.bytes))
+    }
+
+    /// There is room for the next post.
+    pub(super) fn send_with(&mut self, room: OwnedSemaphorePermit) {
+        if let (Some(post), Some(links)) = (self.posts.pop_front(), &mut self.links) {
+            links.send(post, room);
+        }
+    }
+
+    /// Understands as much of `input` as it can; returns how many bytes are done with.
+    pub(super) fn parse(&mut self, input: &[u8]) -> usize {
+        self.last_read = Instant::now();
+        let mut used = 0;
+        while self.can_parse() {
+            let out = &mut self.output.bytes;
+            let (step, outcome) = match self.protocol.receive(&input[used..], out) {
+                Ok(step) => {
+                    let outcome = match step.event {
+                        Some(event) => handle(&mut self.stage, &event, &self.shared, &self.topology, self.links.as_ref(), out),
+                        None => Ok(Next::Wait),
+                    };
+                    (step.used, outcome)
+                }
+                Err(failure) => {
+                    let used = failure.used;
+                    (used, Err(Refusal::Protocol(failure)))
+                }
+            };
+            used += step;
+            let done = step == 0 && matches!(outcome, Ok(Next::Wait));
+            self.follow(outcome);
+            if done {
+                break;
+            }
+        }
+        used
+    }
+
+    /// Within one read only answers are waited for: alarms and room are looked at between reads.
+    fn can_parse(&self) -> bool {
+        match &self.stage {
+            Stage::Open(session) => !session.is_waiting(),
+            Stage::Over => false,
+            Stage::Greeting(_) | Stage::Ending => !self.protocol.is_closed(),
+        }
+    }
+
+    fn follow(&mut self, outcome: Result<Next, Refusal>) {
+        match outcome {
+            Ok(Next::Wait) => {}
+            Ok(Next::Start) => greeting::send_start(&mut self.protocol, &mut self.output.bytes, &self.shared),
+            Ok(Next::Open(vhost)) => self.open(vhost),
+            Ok(Next::Opened(channel)) => self.protocol.accept_channel(&mut self.output.bytes, channel),
+            Ok(Next::Over) => self.leave(Stage::Ending),
+            Err(Refusal::Protocol(failure)) => {
+                self.log_refusal(failure.channel, &failure.error);
+                self.protocol.fail(&mut self.output.bytes, &failure);
+                self.after_refusal(failure.channel, &failure.error);
+            }
+            Err(Refusal::Request(channel, error)) => self.refuse(channel, &error),
+        }
+    }
+
+    fn open(&mut self, vhost: Arc<str>) {
+        let (Stage::Greeting(greeting), Some(links)) = (&self.stage, &self.links) else { return };
+        let session = greeting.session(vhost, &self.protocol, self.topology.clone(), links);
+        self.protocol.accept_open(&mut self.output.bytes);
+        self.stage = Stage::Open(Box::new(session));
+        self.deadline = Instant::now() + self.tick_length();
+    }
+
+    /// Closes a channel, or the connection when the error is a hard one.
+    fn refuse(&mut self, channel: u16, error: &Error) {
+        self.log_refusal(channel, error);
+        if channel == 0 || error.is_hard() {
+            self.protocol.close(&mut self.output.bytes, error);
+        } else {
+            self.protocol.close_channel(&mut self.output.bytes, channel, error);
+        }
+        self.after_refusal(channel, error);
+    }
+
+    fn after_refusal(&mut self, channel: u16, error: &Error) {
+        if channel == 0 || error.is_hard() {
+            self.leave(Stage::Ending);
+        } else if let Stage::Open(session) = &mut self.stage {
+            session.channel_closed(channel);
+        }
+    }
+
+    fn log_refusal(&self, channel: u16, error: &Error) {
+        info!(connection = self.id.0, channel, error = escape(&error.to_string()), "refused");
+    }
+
+    /// What the client held goes back at once; what it published before still arrives.
+    fn leave(&mut self, stage: Stage) {
+        self.pass_on();
+        self.stage = stage;
+        self.deadline = Instant::now() + CLOSE_TIMEOUT;
+        if self.posts.is_empty() {
+            self.links = None;
+        }
+    }
+
+    /// The socket is closed.
+    pub(super) fn end(&mut self) {
+        self.pass_on();
+        self.stage = Stage::Over;
+    }
+
+    /// Takes what shards and the meta task have sent.
+    pub(super) fn take_mail(&mut self, mails: &mut Vec<Mail>) {
+        for mail in mails.drain(..) {
+            let out = &mut self.output.bytes;
+            match (&mut self.stage, mail) {
+                (Stage::Greeting(greeting), Mail::Login(right)) => greeting.verified(right, &mut self.protocol, out),
+                (Stage::Open(session), mail) => {
+                    if let Err((channel, error)) = session.mail(mail, out) {
+                        self.refuse(channel, &error);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// There is a newer topology.
+    pub(super) fn topology_changed(&mut self, topology: Topology) {
+        self.topology = topology;
+        if let Stage::Open(session) = &mut self.stage
+            && let Err(error) = session.update(self.topology.clone())
+        {
+            self.refuse(0, &error);
+        }
+    }
+
+    pub(super) fn alarms_changed(&mut self, alarms: Alarms) {
+        self.alarms = alarms;
+        self.block_or_go_on();
+    }
+
+    /// Alarms hold up clients that publish, and only those.
+    fn block_or_go_on(&mut self) {
+        let Stage::Open(session) = &self.stage else { return };
+        let block = self.alarms.any() && session.has_published();
+        match (block, self.blocked) {
+            (true, Blocked::No) => {
+                self.blocked = Blocked::Silently;
+                if self.protocol.capabilities().connection_blocked {
+                    self.blocked = Blocked::Told;
+                    let blocked = connection::Blocked { reason: self.alarms.reason() };
+                    frame::method(&mut self.output.bytes, 0, &Method::ConnectionBlocked(blocked));
+                }
+            }
+            (false, Blocked::Silently | Blocked::Told) => {
+                if self.blocked == Blocked::Told {
+                    frame::method(&mut self.output.bytes, 0, &Method::ConnectionUnblocked(connection::Unblocked {}));
+                }
+                self.blocked = Blocked::No;
+                self.last_read = Instant::now();
+            }
+            _ => {}
+        }
+    }
+
+    /// The broker stops.
+    pub(super) fn stop(&mut self) {
+        match self.stage {
+            Stage::Open(_) => {
+                let text = "broker forced connection closure with reason 'shutdown'";
+                self.refuse(0, &Error::connection_forced(text));
+            }
+            Stage::Greeting(_) => self.stage = Stage::Over,
+            Stage::Ending | Stage::Over => {}
+        }
+    }
+
+    /// Hands over what the session has for others.
+    pub(super) fn pass_on(&mut self) {
+        if let Stage::Open(session) = &mut self.stage {
+            session.finish_round(&mut self.output.bytes);
+            self.posts.extend(session.take_posts());
+        }
+        let Some(links) = &mut self.links else { return };
+        while let Some(post) = self.posts.pop_front() {
+            if let Err(post) = links.try_send(post) {
+                self.posts.push_front(post);
+                return;
+            }
+        }
+        match &mut self.stage {
+            // After all posts: what was published before a change must not be overtaken by it.
+            Stage::Open(session) => session.take_changes().into_iter().for_each(|(token, change)| links.change(token, change)),
+            Stage::Ending => self.links = None,
+            Stage::Greeting(_) | Stage::Over => {}
+        }
+        if self.alarms.any() {
+            self.block_or_go_on();
+        }
+    }
+
+    /// Writes what the socket takes.
+    pub(super) fn flush(&mut self, stream: &TcpStream) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        if self.output.flush(stream)? {
+            self.last_write = Instant::now();
+        }
+        if self.output.is_empty()
+            && let Stage::Open(session) = &mut self.stage
+        {
+            session.written();
+            self.pass_on();
+        }
+        Ok(())
+    }
+
+    /// A deadline has come.
+    pub(super) fn tick(&mut self) {
+        match self.stage {
+            Stage::Open(_) => self.beat(),
+            Stage::Greeting(_) => {
+                warn!(connection = self.id.0, peer = %self.peer, "the handshake took too long");
+                self.stage = Stage::Over;
+            }
+            Stage::Ending | Stage::Over => self.stage = Stage::Over,
+        }
+    }
+
+    /// Heartbeats: one goes out when nothing else does; a client that says nothing for two intervals is gone. Who is
+    /// blocked is not read, so its silence says nothing.
+    fn beat(&mut self) {
+        let now = Instant::now();
+        let heartbeat = self.heartbeat();
+        if !heartbeat.is_zero() {
+            let blocked = self.blocked != Blocked::No;
+            if !blocked && now - self.last_read > 2 * heartbeat + Duration::from_secs(1) {
+                warn!(connection = self.id.0, peer = %self.peer, "missed heartbeats from the client");
+                self.end();
+                return;
+            }
+            if now - self.last_write >= heartbeat / 2 && self.output.is_empty() {
+                frame::heartbeat(&mut self.output.bytes);
+            }
+        }
+        self.output.shrink();
+        self.deadline = now + self.tick_length();
+    }
+
+    fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.protocol.negotiated().heartbeat.into())
+    }
+
+    fn tick_length(&self) -> Duration {
+        let heartbeat = self.heartbeat();
+        if heartbeat.is_zero() { IDLE_TICK } else { heartbeat / 2 }
+    }
+}
+
+/// Why something that a client sent was refused.
+enum Refusal {
+    /// It was not AMQP as agreed.
+    Protocol(Failure),
+    /// It was not allowed or not possible; the channel that closes, 0 for the connection.
+    Request(u16, Error),
+}
+
+/// Lets the stage make sense of an event. Apart from `Client`, since the event borrows from its protocol.
+fn handle(
+    stage: &mut Stage,
+    event: &Event<'_>,
+    shared: &Arc<Shared>,
+    topology: &Topology,
+    links: Option<&Links>,
+    out: &mut Vec<u8>,
+) -> Result<Next, Refusal> {
+    match (stage, links) {
+        (Stage::Greeting(greeting), Some(links)) => {
+            greeting.event(event, shared, topology, links).map_err(|error| Refusal::Request(0, error))
+        }
+        (Stage::Open(session), _) => handle_open(session, event, out),
+        _ => Ok(Next::Wait),
+    }
+}
+
+fn handle_open(session: &mut Session, event: &Event<'_>, out: &mut Vec<u8>) -> Result<Next, Refusal> {
+    match event {
+        Event::Publish { channel, method, properties, body } => {
+            let published = session.publish(*channel, *method, *properties, body, out);
+            published.map_err(|error| Refusal::Request(*channel, error))?;
+        }
+        Event::Method { channel, method } => {
+            session.method(*channel, method, out).map_err(|error| Refusal::Request(*channel, error))?;
+        }
+        Event::ChannelOpened { channel } => {
+            session.channel_opened(*channel);
+            return Ok(Next::Opened(*channel));
+        }
+        Event::ChannelClosed { channel } => session.channel_closed(*channel),
+        Event::Closed => return Ok(Next::Over),
+        _ => {}
+    }
+    Ok(Next::Wait)
+}

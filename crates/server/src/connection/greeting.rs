@@ -1,0 +1,136 @@
+//! The handshake: who is it, and where to?
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use amqp::error::Error;
+use amqp::sasl::{self, Credentials};
+use amqp::server::{Connection, Event};
+use amqp::table::TableBuilder;
+use broker::access;
+use broker::id::ConnectionId;
+use broker::topology::Topology;
+use tracing::{info, warn};
+
+use super::links::Links;
+use crate::session::{Identity, Session};
+use crate::shard::Mail;
+use crate::{Shared, escape};
+
+/// SASL mechanisms that are offered.
+const MECHANISMS: &str = "PLAIN AMQPLAIN";
+
+/// A client that is not yet known, or not yet in a virtual host.
+#[derive(Debug)]
+pub(super) struct Greeting {
+    id: ConnectionId,
+    peer: SocketAddr,
+    user: Arc<str>,
+    mechanism: String,
+}
+
+/// What must be said once the event, which borrows the connection, is done with.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Nothing.
+    Wait,
+    /// `connection.start`.
+    Start,
+    /// `connection.open-ok`; the session can begin.
+    Open(Arc<str>),
+    /// `channel.open-ok`.
+    Opened(u16),
+    /// Nothing: the client has closed the connection.
+    Over,
+}
+
+impl Greeting {
+    pub(super) fn new(id: ConnectionId, peer: SocketAddr) -> Greeting {
+        Greeting { id, peer, user: Arc::from(""), mechanism: String::new() }
+    }
+
+    pub(super) fn event(
+        &mut self,
+        event: &Event<'_>,
+        shared: &Arc<Shared>,
+        topology: &Topology,
+        links: &Links,
+    ) -> Result<Next, Error> {
+        match event {
+            Event::ProtocolHeader => Ok(Next::Start),
+            Event::Login { mechanism, response, .. } => {
+                self.login(mechanism, response, shared, topology, links)?;
+                Ok(Next::Wait)
+            }
+            Event::Open { vhost } => {
+                let refused = |error: broker::error::Error| Error::new(error.amqp_code(), error.text);
+                topology.find_vhost(vhost).map_err(refused)?;
+                topology.access().may_enter(&self.user, vhost).map_err(refused)?;
+                Ok(Next::Open(Arc::from(*vhost)))
+            }
+            _ => Ok(Next::Wait),
+        }
+    }
+
+    fn login(
+        &mut self,
+        mechanism: &str,
+        response: &[u8],
+        shared: &Arc<Shared>,
+        topology: &Topology,
+        links: &Links,
+    ) -> Result<(), Error> {
+        let Credentials { user, password } = match mechanism {
+            "PLAIN" => sasl::parse_plain(response)?,
+            "AMQPLAIN" => sasl::parse_amqplain(response)?,
+            other => return Err(Error::command_invalid(format!("unknown authentication mechanism '{other}'"))),
+        };
+        self.user = Arc::from(&*user);
+        mechanism.clone_into(&mut self.mechanism);
+        let confined = access::may_connect(&user, self.peer.ip(), &shared.config.loopback_users);
+        let hash = topology.access().user(&user).map(|user| user.password.clone());
+        let hash = hash.filter(|_| confined.is_ok());
+        let (shared, mailbox) = (Arc::clone(shared), links.mailbox());
+        tokio::spawn(async move {
+            let right = shared.logins.verify(hash, password).await;
+            let _ = mailbox.send(Mail::Login(right));
+        });
+        Ok(())
+    }
+
+    /// The password was checked.
+    pub(super) fn verified(&self, right: bool, connection: &mut Connection, out: &mut Vec<u8>) {
+        let (peer, user) = (self.peer, escape(&self.user));
+        if right {
+            info!(connection = self.id.0, %peer, user, "logged in");
+            connection.accept_login(out);
+        } else {
+            warn!(connection = self.id.0, %peer, user, mechanism = self.mechanism, "login refused");
+            connection.refuse_login(out, &self.mechanism);
+        }
+    }
+
+    /// The virtual host is open.
+    pub(super) fn session(&self, vhost: Arc<str>, connection: &Connection, topology: Topology, links: &Links) -> Session {
+        let identity = Identity {
+            connection: self.id,
+            user: Arc::clone(&self.user),
+            vhost,
+            frame_max: connection.negotiated().frame_max,
+            consumer_cancel_notify: connection.capabilities().consumer_cancel_notify,
+        };
+        Session::new(identity, topology, links.shard_count())
+    }
+}
+
+/// Offers the mechanisms.
+pub(super) fn send_start(connection: &mut Connection, out: &mut Vec<u8>, shared: &Shared) {
+    let properties = TableBuilder::new()
+        .with("capabilities", amqp::capabilities::Capabilities::ALL.to_table().as_table())
+        .with("product", shared.config.product.as_str())
+        .with("version", shared.config.version.as_str())
+        .with("platform", "Rust")
+        .with("cluster_name", shared.config.cluster_name.as_str())
+        .with("information", "Leveret, a message broker. Licensed under the Apache License 2.0.");
+    connection.send_start(out, properties.as_table(), MECHANISMS);
+}

@@ -1,0 +1,152 @@
+//! The task of one connection: waits for its socket, its mail and its timers, and lets the client's state think.
+
+mod client;
+mod greeting;
+mod links;
+mod socket;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use broker::id::ConnectionId;
+use broker::topology::Topology;
+use tokio::io::{Interest, Ready};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::sleep_until;
+use tracing::{debug, info};
+
+use crate::Shared;
+use crate::alarm::Alarms;
+use crate::shard::Mail;
+use client::Client;
+use links::Links;
+use socket::{Input, Read};
+
+/// Mails taken at once.
+const MAIL_MAX: usize = 64;
+
+/// What the task waited for.
+enum Woken {
+    Socket(Ready),
+    Mail,
+    Room(OwnedSemaphorePermit),
+    Topology,
+    Alarms,
+    Stop,
+    Timer,
+}
+
+/// Serves a client until it goes.
+pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, id: ConnectionId, shared: Arc<Shared>) {
+    let (links, mail) = Links::new(id, shared.shards.clone(), shared.meta.clone());
+    let mut task = Task {
+        stream,
+        input: Input::default(),
+        topology: shared.meta.topology(),
+        alarms: shared.alarms.clone(),
+        stop: shared.stop.clone(),
+        mail,
+        mails: Vec::new(),
+        client: Client::new(id, peer, links, shared),
+    };
+    match task.run().await {
+        Ok(()) => info!(connection = id.0, %peer, "closed"),
+        Err(error) => info!(connection = id.0, %peer, %error, "closed by an error of the socket"),
+    }
+}
+
+struct Task {
+    stream: TcpStream,
+    input: Input,
+    topology: watch::Receiver<Topology>,
+    alarms: watch::Receiver<Alarms>,
+    stop: watch::Receiver<bool>,
+    mail: UnboundedReceiver<Mail>,
+    mails: Vec<Mail>,
+    client: Client,
+}
+
+impl Task {
+    async fn run(&mut self) -> io::Result<()> {
+        self.client.alarms_changed(*self.alarms.borrow_and_update());
+        while !self.client.is_over() {
+            let woken = self.select().await?;
+            self.apply(woken)?;
+            self.finish_round()?;
+        }
+        Ok(())
+    }
+
+    async fn select(&mut self) -> io::Result<Woken> {
+        let readable = self.client.can_read().then_some(Interest::READABLE);
+        let writable = (!self.client.output.is_empty()).then_some(Interest::WRITABLE);
+        let interest = match (readable, writable) {
+            (Some(read), Some(write)) => Some(read | write),
+            (one, other) => one.or(other),
+        };
+        let room = self.client.wants_room();
+        tokio::select! {
+            ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => Ok(Woken::Socket(ready?)),
+            _ = self.mail.recv_many(&mut self.mails, MAIL_MAX) => Ok(Woken::Mail),
+            Some(room) = reserve(room) => Ok(Woken::Room(room)),
+            Ok(()) = self.topology.changed() => Ok(Woken::Topology),
+            Ok(()) = self.alarms.changed() => Ok(Woken::Alarms),
+            Ok(()) = self.stop.changed() => Ok(Woken::Stop),
+            () = sleep_until(self.client.deadline()) => Ok(Woken::Timer),
+        }
+    }
+
+    /// Thinks, and reads where there is something to read.
+    fn apply(&mut self, woken: Woken) -> io::Result<()> {
+        // A change that this connection asked for must be seen by what it does next.
+        if self.topology.has_changed().unwrap_or(false) || matches!(woken, Woken::Topology) {
+            self.client.topology_changed(self.topology.borrow_and_update().clone());
+        }
+        match woken {
+            Woken::Socket(ready) => {
+                if (ready.is_readable() || ready.is_read_closed()) && self.client.can_read() {
+                    self.read()?;
+                }
+            }
+            Woken::Mail => self.client.take_mail(&mut self.mails),
+            Woken::Room(room) => self.client.send_with(room),
+            Woken::Topology => {}
+            Woken::Alarms => self.client.alarms_changed(*self.alarms.borrow_and_update()),
+            Woken::Stop => self.client.stop(),
+            Woken::Timer => self.client.tick(),
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> io::Result<()> {
+        let client = &mut self.client;
+        if self.input.read(&self.stream, |bytes| client.parse(bytes))? == Read::End {
+            debug!(connection = client.id().0, "the client has closed its socket");
+            client.end();
+        }
+        Ok(())
+    }
+
+    fn finish_round(&mut self) -> io::Result<()> {
+        let client = &mut self.client;
+        client.pass_on();
+        while !self.input.is_empty() && client.can_read() {
+            let before = self.input.len();
+            self.input.reparse(|bytes| client.parse(bytes));
+            client.pass_on();
+            if self.input.len() == before {
+                break;
+            }
+        }
+        client.flush(&self.stream)
+    }
+}
+
+/// Room at a shard, if any is wanted.
+async fn reserve(wanted: Option<(crate::shard::Handle, usize)>) -> Option<OwnedSemaphorePermit> {
+    let (shard, bytes) = wanted?;
+    Some(shard.reserve(bytes).await)
+}

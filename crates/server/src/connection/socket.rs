@@ -1,0 +1,127 @@
+//! Bytes in and out of a socket, without waiting.
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind};
+
+use tokio::net::TcpStream;
+
+/// Most that one read takes, bytes; and room for what was left of the last.
+const READ_SIZE: usize = 256 << 10;
+const LEFT_SIZE_MAX: usize = READ_SIZE;
+
+/// An output buffer that is idle keeps no more than this, bytes.
+const IDLE_SIZE_MAX: usize = 4 << 10;
+
+thread_local! {
+    /// Connections take turns on a thread, so one large buffer serves them all, and an idle one needs none.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; LEFT_SIZE_MAX + READ_SIZE]);
+}
+
+/// What has arrived and was not yet understood.
+#[derive(Debug, Default)]
+pub(super) struct Input {
+    left: Vec<u8>,
+}
+
+/// What a read found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Bytes.
+    Some,
+    /// Nothing yet.
+    Nothing,
+    /// The other side has gone.
+    End,
+}
+
+impl Input {
+    pub(super) fn is_empty(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.left.len()
+    }
+
+    /// Reads once and gives all there is to `parse`, which says how much it used.
+    pub(super) fn read(&mut self, stream: &TcpStream, parse: impl FnOnce(&[u8]) -> usize) -> io::Result<Read> {
+        debug_assert!(self.left.len() <= LEFT_SIZE_MAX, "only what no frame is made of yet is left when reading");
+        SCRATCH.with_borrow_mut(|scratch| {
+            let left = self.left.len();
+            scratch[..left].copy_from_slice(&self.left);
+            let size = match stream.try_read(&mut scratch[left..left + READ_SIZE]) {
+                Ok(0) => return Ok(Read::End),
+                Ok(size) => size,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    return Ok(Read::Nothing);
+                }
+                Err(error) => return Err(error),
+            };
+            let input = &scratch[..left + size];
+            let used = parse(input);
+            self.keep(&input[used..]);
+            Ok(Read::Some)
+        })
+    }
+
+    /// Parses again what was left.
+    pub(super) fn reparse(&mut self, parse: impl FnOnce(&[u8]) -> usize) {
+        let used = parse(&self.left);
+        self.left.drain(..used);
+        if self.left.is_empty() {
+            self.left = Vec::new();
+        }
+    }
+
+    fn keep(&mut self, rest: &[u8]) {
+        if rest.is_empty() {
+            self.left = Vec::new();
+        } else {
+            self.left.clear();
+            self.left.extend_from_slice(rest);
+        }
+    }
+}
+
+/// What is to be written.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    pub(super) bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Output {
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Bytes that wait for the socket.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.written
+    }
+
+    /// Writes what the socket takes; true when something was written.
+    pub(super) fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        let before = self.written;
+        while self.written < self.bytes.len() {
+            match stream.try_write(&self.bytes[self.written..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(size) => self.written += size,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(self.written > before),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let any = self.written > 0;
+        self.bytes.clear();
+        self.written = 0;
+        Ok(any)
+    }
+
+    /// Gives back memory while nothing happens.
+    pub(super) fn shrink(&mut self) {
+        if self.is_empty() && self.bytes.capacity() > IDLE_SIZE_MAX {
+            self.bytes = Vec::new();
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A channel's own state, and the small methods that touch nothing else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use amqp::error::Error;
+use amqp::method::{Method, basic, channel, confirm};
+use broker::id::QueueId;
+use broker::sequence::Sequence;
+use broker::window::Window;
+
+use super::confirm::Confirms;
+use super::tx::Transaction;
+use super::{Outcome, Session, clean, reply};
+
+/// A message that the client has and has not settled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unacked {
+    pub(super) queue: QueueId,
+    pub(super) sequence: u64,
+    /// A consumer got it, so it counts in the channel's window.
+    pub(super) consumed: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Channel {
+    /// Consumer number by tag.
+    pub(super) tags: HashMap<Arc<str>, u32>,
+    /// What each consumer started from now on may hold unacked; 0: any number.
+    pub(super) prefetch: u32,
+    /// What all its consumers together may hold.
+    pub(super) window: Window,
+    /// By delivery tag.
+    pub(super) unacked: Sequence<Unacked>,
+    pub(super) last_delivery_tag: u64,
+    /// The queue that an empty name stands for.
+    pub(super) last_queue: Option<Arc<str>>,
+    /// In confirm mode: its number as a publisher, and what is not yet confirmed.
+    pub(super) publisher: u32,
+    pub(super) confirms: Option<Confirms>,
+    pub(super) transaction: Option<Transaction>,
+    /// The consumer of amq.rabbitmq.reply-to, if there is one.
+    pub(super) reply_queue: Option<QueueId>,
+    /// It consumed or got something: shards must hear of its end.
+    pub(super) has_taken: bool,
+}
+
+/// A consumer, as its session knows it.
+#[derive(Clone, Debug)]
+pub(super) struct Consumer {
+    pub(super) channel: u16,
+    pub(super) tag: Arc<str>,
+    pub(super) queue: QueueId,
+    pub(super) no_ack: bool,
+}
+
+impl Channel {
+    pub(super) fn next_delivery_tag(&mut self) -> u64 {
+        self.last_delivery_tag += 1;
+        self.last_delivery_tag
+    }
+
+    /// The name, or if it is empty the queue declared last.
+    pub(super) fn queue_or_last(&self, name: &str) -> Result<Arc<str>, Error> {
+        if !name.is_empty() {
+            return Ok(clean(name).into());
+        }
+        let missing = || Error::not_found("no previously declared queue");
+        self.last_queue.clone().ok_or_else(missing)
+    }
+}
+
+impl Session {
+    pub(super) fn qos(&mut self, number: u16, qos: basic::Qos, out: &mut Vec<u8>) -> Outcome {
+        if qos.prefetch_size != 0 {
+            return Err(Error::not_implemented(format!("prefetch_size!=0 ({})", qos.prefetch_size)));
+        }
+        let channel = self.channel(number)?;
+        let count = u32::from(qos.prefetch_count);
+        if qos.global {
+            let unacked = channel.unacked.iter().filter(|(_, unacked)| unacked.consumed).count();
+            channel.window.set_limit(count, u32::try_from(unacked).unwrap_or(u32::MAX));
+            self.outgoing.to_all_known(&broker::shard::Command::Resume);
+        } else {
+            channel.prefetch = count;
+        }
+        reply(out, number, &Method::BasicQosOk(basic::QosOk {}))
+    }
+
+    pub(super) fn select_confirms(&mut self, number: u16, select: confirm::Select, out: &mut Vec<u8>) -> Outcome {
+        let publisher = self.next_publisher;
+        let channel = self.channel(number)?;
+        if channel.transaction.is_some() {
+            return Err(Error::precondition_failed("cannot switch from tx to confirm mode"));
+        }
+        if channel.confirms.is_none() {
+            channel.confirms = Some(Confirms::default());
+            channel.publisher = publisher;
+            self.publishers.insert(publisher, number);
+            self.next_publisher += 1;
+        }
+        if select.nowait { Ok(()) } else { reply(out, number, &Method::ConfirmSelectOk(confirm::SelectOk {})) }
+    }
+}
+
+/// A client cannot stop deliveries by channel.flow, only by basic.qos.
+pub(super) fn flow(number: u16, flow: channel::Flow, out: &mut Vec<u8>) -> Outcome {
+    if !flow.active {
+        return Err(Error::not_implemented("active=false"));
+    }
+    reply(out, number, &Method::ChannelFlowOk(channel::FlowOk { active: true }))
+}

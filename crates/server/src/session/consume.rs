@@ -1,0 +1,186 @@
+//! Consumers and basic.get: how a client takes messages.
+
+use std::sync::Arc;
+
+use amqp::content;
+use amqp::error::Error;
+use amqp::method::{Method, basic};
+use broker::access::{Operation, Resource};
+use broker::id::QueueId;
+use broker::queue::Subscription;
+use broker::shard::{DELIVERY_OVERHEAD, Command, Delivery, Request};
+
+use super::answers::Awaited;
+use super::channel::{Consumer, Unacked};
+use super::{CONSUMERS_MAX, Outcome, Session, reply, reply_to};
+use crate::random;
+
+impl Session {
+    pub(super) fn consume(&mut self, number: u16, consume: &basic::Consume<'_>, out: &mut Vec<u8>) -> Outcome {
+        let tag = self.consumer_tag(number, consume.consumer_tag)?;
+        if consume.queue == reply_to::PSEUDO_QUEUE {
+            return self.consume_replies(number, consume, tag, out);
+        }
+        let queue = self.queue_named(number, consume.queue)?;
+        self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
+        let priority = priority(consume)?;
+        let subscription = self.subscribe(number, consume, &tag, queue.id, priority)?;
+        let nowait = consume.nowait;
+        let consumer = subscription.consumer;
+        self.ask(queue.id, Request::Consume(queue.id, subscription), Awaited::Consume { channel: number, consumer, nowait });
+        Ok(())
+    }
+
+    /// Consumes from amq.rabbitmq.reply-to: from a queue of the channel's own that only its address names.
+    fn consume_replies(
+        &mut self,
+        number: u16,
+        consume: &basic::Consume<'_>,
+        tag: Arc<str>,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        if !consume.no_ack {
+            return Err(Error::precondition_failed("reply consumer cannot acknowledge"));
+        }
+        if self.channel(number)?.reply_queue.is_some() {
+            return Err(Error::precondition_failed("reply consumer already set"));
+        }
+        let queue = QueueId::volatile(random::number());
+        let subscription = self.subscribe(number, consume, &tag, queue, 0)?;
+        self.channel(number)?.reply_queue = Some(queue);
+        self.outgoing.request(queue, Command::OpenReplyQueue(queue));
+        let token = self.token();
+        self.outgoing.request(queue, Command::Request(token, Request::Consume(queue, subscription)));
+        // Nothing can go wrong there, and an answer published from now on arrives after the two commands.
+        if consume.nowait { Ok(()) } else { reply(out, number, &Method::BasicConsumeOk(basic::ConsumeOk { consumer_tag: &tag })) }
+    }
+
+    /// Makes the consumer known here; the shard is told by the caller.
+    fn subscribe(
+        &mut self,
+        number: u16,
+        consume: &basic::Consume<'_>,
+        tag: &Arc<str>,
+        queue: QueueId,
+        priority: i32,
+    ) -> Result<Subscription, Error> {
+        let consumer = self.next_consumer;
+        self.next_consumer += 1;
+        let channel = self.channel(number)?;
+        channel.tags.insert(Arc::clone(tag), consumer);
+        channel.has_taken = true;
+        let subscription = Subscription {
+            consumer,
+            channel: number,
+            no_ack: consume.no_ack,
+            exclusive: consume.exclusive,
+            priority,
+            prefetch: channel.prefetch,
+            window: channel.window.clone(),
+        };
+        let known = Consumer { channel: number, tag: Arc::clone(tag), queue, no_ack: consume.no_ack };
+        self.consumers.insert(consumer, known);
+        Ok(subscription)
+    }
+
+    /// The tag a client gives, or one made up for it.
+    fn consumer_tag(&mut self, number: u16, tag: &str) -> Result<Arc<str>, Error> {
+        let channel = self.channel(number)?;
+        if channel.tags.len() >= CONSUMERS_MAX {
+            return Err(Error::not_allowed(format!("reached maximum ({CONSUMERS_MAX}) of consumers per channel")));
+        }
+        if channel.tags.contains_key(tag) {
+            return Err(Error::not_allowed(format!("attempt to reuse consumer tag '{tag}'")));
+        }
+        Ok(if tag.is_empty() { random::name("amq.ctag-").into() } else { tag.into() })
+    }
+
+    pub(super) fn cancel(&mut self, number: u16, cancel: &basic::Cancel<'_>, out: &mut Vec<u8>) -> Outcome {
+        let tag = cancel.consumer_tag;
+        let found = self.channel(number)?.tags.get(tag).copied();
+        let Some((consumer, queue)) = found.and_then(|number| Some((number, self.consumers.get(&number)?.queue))) else {
+            return if cancel.nowait { Ok(()) } else { cancel_ok(out, number, tag) };
+        };
+        let nowait = cancel.nowait;
+        self.ask(queue, Request::Cancel(queue, consumer), Awaited::Cancel { channel: number, consumer, nowait });
+        Ok(())
+    }
+
+    /// A consumer is over: its tag is free.
+    pub(super) fn forget_consumer(&mut self, consumer: u32) -> Option<Consumer> {
+        let known = self.consumers.remove(&consumer)?;
+        if let Some(channel) = self.channels.get_mut(&known.channel) {
+            channel.tags.remove(&known.tag);
+            channel.reply_queue = channel.reply_queue.filter(|queue| *queue != known.queue);
+        }
+        Some(known)
+    }
+
+    /// The queue of a consumer is gone.
+    pub(super) fn cancelled(&mut self, consumer: u32, out: &mut Vec<u8>) {
+        let Some(Consumer { channel, tag, .. }) = self.forget_consumer(consumer) else { return };
+        if self.identity.consumer_cancel_notify {
+            let cancel = basic::Cancel { consumer_tag: &tag, nowait: true };
+            amqp::frame::method(out, channel, &Method::BasicCancel(cancel));
+        }
+    }
+
+    pub(super) fn get(&mut self, number: u16, get: &basic::Get<'_>) -> Outcome {
+        let queue = self.queue_named(number, get.queue)?;
+        self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
+        self.channel(number)?.has_taken = true;
+        let request = Request::Get { queue: queue.id, channel: number, no_ack: get.no_ack };
+        self.ask(queue.id, request, Awaited::Get { channel: number, no_ack: get.no_ack });
+        Ok(())
+    }
+
+    /// A message for a consumer. One that is for a channel which has ended went back to its queue with it.
+    pub(super) fn deliver(&mut self, shard: usize, delivery: &Delivery, out: &mut Vec<u8>) {
+        self.outgoing.count_written(shard, delivery.message.size() + DELIVERY_OVERHEAD);
+        let Some(consumer) = self.consumers.get(&delivery.consumer) else { return };
+        let Some(channel) = self.channels.get_mut(&consumer.channel) else { return };
+        let delivery_tag = channel.next_delivery_tag();
+        let method = content::Deliver { consumer_tag: &consumer.tag, delivery_tag, redelivered: delivery.redelivered };
+        content::deliver(out, consumer.channel, method, message(delivery), self.identity.frame_max);
+        if !consumer.no_ack {
+            let unacked = Unacked { queue: delivery.queue, sequence: delivery.sequence, consumed: true };
+            channel.unacked.insert(delivery_tag, unacked);
+        }
+    }
+
+    /// The answer to basic.get.
+    pub(super) fn got(&mut self, number: u16, no_ack: bool, got: Option<&Delivery>, left: usize, out: &mut Vec<u8>) {
+        let Some(channel) = self.channels.get_mut(&number) else { return };
+        let Some(delivery) = got else {
+            return amqp::frame::method(out, number, &Method::BasicGetEmpty(basic::GetEmpty {}));
+        };
+        let delivery_tag = channel.next_delivery_tag();
+        let message_count = u32::try_from(left).unwrap_or(u32::MAX);
+        let method = content::GetOk { delivery_tag, redelivered: delivery.redelivered, message_count };
+        content::get_ok(out, number, method, message(delivery), self.identity.frame_max);
+        if !no_ack {
+            let unacked = Unacked { queue: delivery.queue, sequence: delivery.sequence, consumed: false };
+            channel.unacked.insert(delivery_tag, unacked);
+        }
+    }
+}
+
+pub(super) fn cancel_ok(out: &mut Vec<u8>, channel: u16, tag: &str) -> Outcome {
+    reply(out, channel, &Method::BasicCancelOk(basic::CancelOk { consumer_tag: tag }))
+}
+
+fn message(delivery: &Delivery) -> content::Message<'_> {
+    content::Message {
+        exchange_and_key: delivery.message.route(),
+        properties: delivery.message.properties(),
+        body: delivery.message.body(),
+    }
+}
+
+/// The argument `x-priority`.
+fn priority(consume: &basic::Consume<'_>) -> Result<i32, Error> {
+    let Some(value) = consume.arguments.get("x-priority") else { return Ok(0) };
+    let priority = value.as_int().and_then(|priority| i32::try_from(priority).ok());
+    let wrong = || Error::precondition_failed("invalid arg 'x-priority': a 32-bit integer was expected");
+    priority.ok_or_else(wrong)
+}

@@ -1,0 +1,294 @@
+//! What one client does, after its handshake: its channels, consumers and publishes. No I/O.
+//!
+//! How the connection task drives it:
+//! 1. `method` and `publish` for every event, while `is_waiting` says no. An error closes the channel or the connection.
+//! 2. `mail` for everything that shards and the meta task send. It may end a wait.
+//! 3. `finish_round`, then carry out `posts`. Bytes for the client have been appended to `out` all along.
+//!
+//! This is the only place that checks access, and the only one that knows delivery tags and confirm numbers.
+
+mod acks;
+mod answers;
+mod channel;
+mod confirm;
+mod consume;
+mod exchanges;
+mod outgoing;
+mod publish;
+mod queues;
+mod reply_to;
+mod routes;
+mod tx;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use amqp::error::Error;
+use amqp::frame;
+use amqp::method::Method;
+use broker::access::{Operation, Resource};
+use broker::id::{ConnectionId, QueueId};
+use broker::meta::Change;
+use broker::shard::{Command, Effect, Request};
+use broker::topology::Topology;
+
+use crate::shard::Mail;
+use answers::Awaited;
+use channel::{Channel, Consumer};
+use outgoing::Outgoing;
+pub(crate) use outgoing::Post;
+use routes::Routes;
+
+/// Consumers that one channel may have.
+const CONSUMERS_MAX: usize = 2048;
+
+/// Who the client is and what it agreed to.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) connection: ConnectionId,
+    pub(crate) user: Arc<str>,
+    pub(crate) vhost: Arc<str>,
+    /// Bytes of a frame; 0: no limit.
+    pub(crate) frame_max: u32,
+    /// The client wants to hear of consumers that the server cancels.
+    pub(crate) consumer_cancel_notify: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Session {
+    identity: Identity,
+    topology: Topology,
+    channels: HashMap<u16, Channel>,
+    /// By the number under which shards know them.
+    consumers: HashMap<u32, Consumer>,
+    next_consumer: u32,
+    routes: Routes,
+    outgoing: Outgoing,
+    /// The one answer that the client waits for. Until it is here, nothing more is read.
+    awaited: Option<(u64, Awaited)>,
+    next_token: u64,
+    /// Channels in confirm mode, by the number under which shards know them: a channel's own number is used again.
+    publishers: HashMap<u32, u16>,
+    next_publisher: u32,
+    /// Channels with news for their publishers.
+    confirmed: Vec<u16>,
+    changes: Vec<(u64, Change)>,
+    has_published: bool,
+}
+
+/// The result of something a client asked for.
+pub(crate) type Outcome = Result<(), Error>;
+
+impl Session {
+    pub(crate) fn new(identity: Identity, topology: Topology, shards: usize) -> Session {
+        Session {
+            identity,
+            topology,
+            channels: HashMap::new(),
+            consumers: HashMap::new(),
+            next_consumer: 1,
+            routes: Routes::default(),
+            outgoing: Outgoing::new(shards),
+            awaited: None,
+            next_token: 1,
+            publishers: HashMap::new(),
+            next_publisher: 1,
+            confirmed: Vec::new(),
+            changes: Vec::new(),
+            has_published: false,
+        }
+    }
+
+    /// There is a newer topology. An error: this user has no business here any more.
+    pub(crate) fn update(&mut self, topology: Topology) -> Outcome {
+        self.topology = topology;
+        let Identity { user, vhost, .. } = &self.identity;
+        let gone = |what: &str| Err(Error::connection_forced(format!("{what} was deleted or lost its access")));
+        if self.topology.vhost(vhost).is_none() {
+            return gone(&format!("vhost '{vhost}'"));
+        }
+        let access = self.topology.access();
+        if access.user(user).is_none() || access.may_enter(user, vhost).is_err() {
+            return gone(&format!("user '{user}'"));
+        }
+        Ok(())
+    }
+
+    /// Whether an answer must come before the next event can be handled.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.awaited.is_some()
+    }
+
+    /// Whether the client publishes: only those who do are blocked by alarms.
+    pub(crate) fn has_published(&self) -> bool {
+        self.has_published
+    }
+
+    /// The client opened a channel.
+    pub(crate) fn channel_opened(&mut self, number: u16) {
+        self.channels.insert(number, Channel::default());
+    }
+
+    /// A channel is over, whoever closed it: its consumers stop and what it holds goes back.
+    pub(crate) fn channel_closed(&mut self, number: u16) {
+        let Some(channel) = self.channels.remove(&number) else { return };
+        self.consumers.retain(|_, consumer| consumer.channel != number);
+        self.publishers.retain(|_, channel| *channel != number);
+        if channel.has_taken {
+            self.outgoing.to_all_known(&Command::CloseChannel(number));
+        }
+    }
+
+    /// Handles a method of a channel (or connection.update-secret).
+    pub(crate) fn method(&mut self, number: u16, method: &Method<'_>, out: &mut Vec<u8>) -> Outcome {
+        self.handle(number, method, out).map_err(|error| blame(error, method.id()))
+    }
+
+    fn handle(&mut self, number: u16, method: &Method<'_>, out: &mut Vec<u8>) -> Outcome {
+        match method {
+            Method::BasicAck(ack) => self.ack(number, *ack),
+            Method::BasicNack(nack) => self.nack(number, *nack),
+            Method::BasicReject(reject) => self.reject(number, *reject),
+            Method::BasicRecover(recover) => {
+                self.recover(number, recover.requeue)?;
+                reply(out, number, &Method::BasicRecoverOk(amqp::method::basic::RecoverOk {}))
+            }
+            Method::BasicRecoverAsync(recover) => self.recover(number, recover.requeue),
+            Method::BasicQos(qos) => self.qos(number, *qos, out),
+            Method::BasicConsume(consume) => self.consume(number, consume, out),
+            Method::BasicCancel(cancel) => self.cancel(number, cancel, out),
+            Method::BasicGet(get) => self.get(number, get),
+            Method::QueueDeclare(declare) => self.declare_queue(number, declare),
+            Method::QueueBind(bind) => self.bind_queue(number, bind),
+            Method::QueueUnbind(unbind) => self.unbind_queue(number, unbind),
+            Method::QueuePurge(purge) => self.purge(number, purge),
+            Method::QueueDelete(delete) => self.delete_queue(number, delete, out),
+            Method::ExchangeDeclare(declare) => self.declare_exchange(number, declare, out),
+            Method::ExchangeDelete(delete) => self.delete_exchange(number, delete),
+            Method::ExchangeBind(bind) => self.bind_exchange(number, bind),
+            Method::ExchangeUnbind(unbind) => self.unbind_exchange(number, unbind),
+            Method::ConfirmSelect(select) => self.select_confirms(number, *select, out),
+            Method::TxSelect(_) => self.select_tx(number, out),
+            Method::TxCommit(_) => self.commit(number, out),
+            Method::TxRollback(_) => self.rollback(number, out),
+            Method::ChannelFlow(flow) => channel::flow(number, *flow, out),
+            Method::AccessRequest(_) => {
+                reply(out, number, &Method::AccessRequestOk(amqp::method::access::RequestOk { ticket: 1 }))
+            }
+            Method::ConnectionUpdateSecret(_) => {
+                Err(Error::not_allowed("the secret of a user with a password cannot be updated on a connection"))
+            }
+            other => Err(Error::command_invalid(format!("{} is not for clients to send", other.name()))),
+        }
+    }
+
+    /// Takes what a shard or the meta task sends.
+    pub(crate) fn mail(&mut self, mail: Mail, out: &mut Vec<u8>) -> Result<(), (u16, Error)> {
+        match mail {
+            Mail::Effects(shard, effects) => effects.into_iter().try_for_each(|effect| self.effect(shard, effect, out)),
+            Mail::Meta(token, result) => self.meta_answered(token, result, out),
+            Mail::Login(_) => Ok(()),
+        }
+    }
+
+    fn effect(&mut self, shard: usize, effect: Effect, out: &mut Vec<u8>) -> Result<(), (u16, Error)> {
+        match effect {
+            Effect::Deliver(delivery) => self.deliver(shard, &delivery, out),
+            Effect::Confirm { publisher, first, last } => self.safe(publisher, first, last),
+            Effect::Reply(token, result) => return self.shard_answered(token, result, out),
+            Effect::Cancelled(consumer) => self.cancelled(consumer, out),
+        }
+        Ok(())
+    }
+
+    /// Writes the confirms that are due and packs what goes to shards.
+    pub(crate) fn finish_round(&mut self, out: &mut Vec<u8>) {
+        for number in std::mem::take(&mut self.confirmed) {
+            if let Some(confirms) = self.channels.get_mut(&number).and_then(|channel| channel.confirms.as_mut()) {
+                confirms.acks(|ack| frame::ack(out, number, ack.number, ack.multiple));
+            }
+        }
+        self.outgoing.pack();
+    }
+
+    /// What to send to shards, in this order.
+    pub(crate) fn take_posts(&mut self) -> Vec<Post> {
+        self.outgoing.take_posts()
+    }
+
+    /// What to ask of the meta task, with the token of the answer.
+    pub(crate) fn take_changes(&mut self) -> Vec<(u64, Change)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// All bytes so far are written to the socket: shards may send more.
+    pub(crate) fn written(&mut self) {
+        self.outgoing.report_written();
+    }
+
+    fn channel(&mut self, number: u16) -> Result<&mut Channel, Error> {
+        let missing = || Error::channel_error(format!("channel {number} is not open"));
+        self.channels.get_mut(&number).ok_or_else(missing)
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    /// Sends a request to the shard of a queue and waits for its answer.
+    fn ask(&mut self, queue: QueueId, request: Request, awaited: Awaited) {
+        let token = self.token();
+        self.outgoing.request(queue, Command::Request(token, request));
+        self.awaited = Some((token, awaited));
+    }
+
+    /// Asks the meta task for a change and waits for its answer.
+    fn change(&mut self, change: Change, awaited: Awaited) {
+        // What was published before must be routed as it was: it has been, but it must also arrive before.
+        self.outgoing.pack();
+        let token = self.token();
+        self.changes.push((token, change));
+        self.awaited = Some((token, awaited));
+    }
+
+    fn authorize(&self, operation: Operation, resource: Resource<'_>) -> Outcome {
+        let Identity { user, vhost, .. } = &self.identity;
+        self.topology.access().authorize(user, vhost, operation, resource).map_err(|error| refused(&error))
+    }
+
+    /// The queue a method names: on an empty name the one declared last on the channel. Another connection's exclusive
+    /// queue is refused.
+    fn queue_named(&mut self, number: u16, name: &str) -> Result<Arc<broker::topology::Queue>, Error> {
+        let name = self.channel(number)?.queue_or_last(name)?;
+        self.find_queue(&name)
+    }
+
+    fn find_queue(&self, name: &str) -> Result<Arc<broker::topology::Queue>, Error> {
+        let vhost = self.topology.find_vhost(&self.identity.vhost).map_err(|error| refused(&error))?;
+        let queue = vhost.find_queue(name).map_err(|error| refused(&error))?;
+        queue.check_owner(Some(self.identity.connection)).map_err(|error| refused(&error))?;
+        Ok(Arc::clone(queue))
+    }
+}
+
+/// The broker's error as the protocol says it.
+fn refused(error: &broker::error::Error) -> Error {
+    Error::new(error.amqp_code(), error.text.clone())
+}
+
+/// Says which method failed, unless the error knows better.
+fn blame(error: Error, method: (u16, u16)) -> Error {
+    if error.method == (0, 0) { error.at(method) } else { error }
+}
+
+fn reply(out: &mut Vec<u8>, channel: u16, method: &Method<'_>) -> Outcome {
+    frame::method(out, channel, method);
+    Ok(())
+}
+
+/// Names travel without line ends, as RabbitMQ reads them.
+fn clean(name: &str) -> std::borrow::Cow<'_, str> {
+    if name.contains(['\r', '\n']) { name.replace(['\r', '\n'], "").into() } else { name.into() }
+}

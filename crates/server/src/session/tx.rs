@@ -1,0 +1,102 @@
+//! Transactions: publishes and acks that wait for tx.commit.
+
+use amqp::error::Error;
+use amqp::method::{Method, tx};
+use broker::message::{Message, Parts};
+use broker::shard::{Command, Request};
+
+use super::acks::Settlement;
+use super::answers::Awaited;
+use super::channel::Unacked;
+use super::outgoing::Route;
+use super::{Outcome, Session, reply};
+
+/// A message of a transaction.
+#[derive(Debug)]
+pub(super) struct Published {
+    message: Message,
+    route: Route,
+    mandatory: bool,
+    persistent: bool,
+}
+
+impl Published {
+    pub(super) fn new(parts: &Parts<'_>, route: Route, mandatory: bool, persistent: bool) -> Published {
+        Published { message: parts.to_message(), route, mandatory, persistent }
+    }
+}
+
+/// What waits for a commit.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    published: Vec<Published>,
+    /// By delivery tag, to be put back by a rollback.
+    settled: Vec<(u64, Unacked, Settlement)>,
+}
+
+impl Transaction {
+    pub(super) fn publish(&mut self, published: Published) {
+        self.published.push(published);
+    }
+
+    pub(super) fn settle(&mut self, messages: Vec<(u64, Unacked)>, settlement: Settlement) {
+        self.settled.extend(messages.into_iter().map(|(tag, message)| (tag, message, settlement)));
+    }
+}
+
+impl Session {
+    pub(super) fn select_tx(&mut self, number: u16, out: &mut Vec<u8>) -> Outcome {
+        let channel = self.channel(number)?;
+        if channel.confirms.is_some() {
+            return Err(Error::precondition_failed("cannot switch from confirm to tx mode"));
+        }
+        channel.transaction.get_or_insert_default();
+        reply(out, number, &Method::TxSelectOk(tx::SelectOk {}))
+    }
+
+    /// Carries out what has gathered and answers when all of it is committed by every shard concerned.
+    pub(super) fn commit(&mut self, number: u16, out: &mut Vec<u8>) -> Outcome {
+        let Transaction { published, settled } = std::mem::take(self.transaction(number)?);
+        for Published { message, route, mandatory, persistent } in published {
+            let parts = Parts {
+                exchange: message.exchange(),
+                routing_key: message.routing_key(),
+                properties: message.properties(),
+                body: message.body(),
+            };
+            if route.is_empty() {
+                self.unroutable(number, &parts, mandatory, out);
+            } else {
+                self.outgoing.publish(&route, &parts, persistent, None);
+            }
+        }
+        for (_, message, settlement) in settled {
+            self.settle_all(number, &[message], settlement);
+        }
+        self.outgoing.pack();
+        let shards = self.outgoing.known();
+        if shards.is_empty() {
+            return reply(out, number, &Method::TxCommitOk(tx::CommitOk {}));
+        }
+        let token = self.token();
+        for shard in &shards {
+            self.outgoing.send(*shard, Command::Request(token, Request::Sync));
+        }
+        self.awaited = Some((token, Awaited::Commit { channel: number, shards: shards.len() }));
+        Ok(())
+    }
+
+    pub(super) fn rollback(&mut self, number: u16, out: &mut Vec<u8>) -> Outcome {
+        let Transaction { settled, .. } = std::mem::take(self.transaction(number)?);
+        let channel = self.channel(number)?;
+        for (tag, message, _) in settled {
+            channel.unacked.insert(tag, message);
+        }
+        reply(out, number, &Method::TxRollbackOk(tx::RollbackOk {}))
+    }
+
+    fn transaction(&mut self, number: u16) -> Result<&mut Transaction, Error> {
+        let missing = || Error::precondition_failed("channel is not transactional");
+        self.channel(number)?.transaction.as_mut().ok_or_else(missing)
+    }
+}

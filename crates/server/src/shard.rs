@@ -1,0 +1,260 @@
+//! The task that owns a shard, and the handle that others hold.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use broker::error::Error;
+use broker::id::{ConnectionId, QueueId};
+use broker::meta;
+use broker::queue::Options;
+use broker::shard::{Command, Effect, Notice};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::journal::{Journal, Progress};
+use crate::ledger::{Ledger, Pending, Recovery};
+use crate::recovery;
+use crate::{Failure, Fatal};
+
+/// Bytes of messages that may be on their way from sessions to one shard. When they are taken, sockets are not read.
+const INBOX_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes that may wait for the disk before a shard stops taking commands.
+const UNSYNCED_MAX: u64 = 64 << 20;
+
+/// Commands taken in one round.
+const ROUND_MAX: usize = 1024;
+
+/// What reaches a session from the rest of the broker.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// From a shard, in order.
+    Effects(usize, Vec<Effect>),
+    /// The meta shard's answer to the request with this token.
+    Meta(u64, Result<meta::Reply, Error>),
+    /// Whether a login is right.
+    Login(bool),
+}
+
+/// How a session is reached.
+pub(crate) type Mailbox = UnboundedSender<Mail>;
+
+enum Input {
+    Connect(ConnectionId, Mailbox),
+    Command(ConnectionId, Command, Option<OwnedSemaphorePermit>),
+    Open(QueueId, Options),
+    Drop(QueueId),
+    Journal(Progress),
+}
+
+/// A shard, as sessions and the meta task see it. It runs as long as a handle is left.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    number: usize,
+    inbox: UnboundedSender<Input>,
+    permits: Arc<Semaphore>,
+    message_bytes: Arc<AtomicU64>,
+}
+
+impl Handle {
+    /// Introduces a connection: effects for it go to `mailbox` from now on, until it sends `Disconnect`.
+    pub(crate) fn connect(&self, connection: ConnectionId, mailbox: Mailbox) {
+        self.send(Input::Connect(connection, mailbox));
+    }
+
+    /// Sends a command that carries no messages.
+    pub(crate) fn command(&self, from: ConnectionId, command: Command) {
+        self.send(Input::Command(from, command, None));
+    }
+
+    /// Sends messages, for which room was reserved.
+    pub(crate) fn publish(&self, from: ConnectionId, command: Command, room: OwnedSemaphorePermit) {
+        self.send(Input::Command(from, command, Some(room)));
+    }
+
+    /// Room for so many bytes of messages, if there is any now.
+    pub(crate) fn try_reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_many_owned(clamp(bytes)).ok()
+    }
+
+    /// Room for so many bytes of messages, when there is.
+    pub(crate) async fn reserve(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let permits = Arc::clone(&self.permits).acquire_many_owned(clamp(bytes)).await;
+        permits.expect("the semaphore is never closed")
+    }
+
+    /// The shard serves a queue from now on.
+    pub(crate) fn open(&self, queue: QueueId, options: Options) {
+        self.send(Input::Open(queue, options));
+    }
+
+    /// A queue is deleted.
+    pub(crate) fn drop_queue(&self, queue: QueueId) {
+        self.send(Input::Drop(queue));
+    }
+
+    /// Bytes of messages in memory, as of the last round.
+    pub(crate) fn message_bytes(&self) -> u64 {
+        self.message_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A shard ends only when the node stops: what comes later has nowhere to go.
+    fn send(&self, input: Input) {
+        let _ = self.inbox.send(input);
+    }
+}
+
+/// A batch larger than the whole inbox takes all of it.
+fn clamp(bytes: usize) -> u32 {
+    u32::try_from(bytes.min(INBOX_BYTES_MAX)).expect("the inbox is smaller than 4 GiB")
+}
+
+/// What a shard needs to start.
+pub(crate) struct Start<'a> {
+    pub(crate) number: usize,
+    pub(crate) directory: &'a Path,
+    pub(crate) journal: recovery::JournalOptions,
+    /// Durable queues of this shard.
+    pub(crate) queues: Vec<(QueueId, Options)>,
+    /// Who hears of queues that nobody uses any more.
+    pub(crate) notices: UnboundedSender<Notice>,
+    pub(crate) fatal: Fatal,
+}
+
+/// Recovers a shard and starts its task. The task ends when all handles are dropped; then all is durable.
+pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle<()>), Failure> {
+    let mut recovered = Recovery::default();
+    for (queue, options) in start.queues {
+        recovered.open(queue, options);
+    }
+    let name = format!("shard-{}", start.number);
+    let (files, report) = recovery::open(start.directory, &name, start.journal, &mut |record| recovered.replay(&record))?;
+    let ledger = recovered.finish(files.oldest(), report.next, start.journal.budget());
+    let (inbox, inputs) = unbounded_channel();
+    // The thread must not keep the shard alive.
+    let progress = inbox.downgrade();
+    let journal = Journal::start(&name, files, move |news| {
+        if let Some(inbox) = progress.upgrade() {
+            let _ = inbox.send(Input::Journal(news));
+        }
+    })?;
+    let message_bytes = Arc::new(AtomicU64::new(ledger.shard().message_bytes()));
+    let handle = Handle {
+        number: start.number,
+        inbox,
+        permits: Arc::new(Semaphore::new(INBOX_BYTES_MAX)),
+        message_bytes: Arc::clone(&message_bytes),
+    };
+    let task = Task {
+        number: handle.number,
+        ledger,
+        journal,
+        inputs,
+        deferred: Vec::new(),
+        mailboxes: HashMap::new(),
+        notices: start.notices,
+        message_bytes,
+        fatal: start.fatal,
+    };
+    Ok((handle, tokio::spawn(task.run())))
+}
+
+struct Task {
+    number: usize,
+    ledger: Ledger,
+    journal: Journal,
+    inputs: UnboundedReceiver<Input>,
+    /// Commands that came while the disk was behind. Their permits bound them.
+    deferred: Vec<Input>,
+    mailboxes: HashMap<ConnectionId, Mailbox>,
+    notices: UnboundedSender<Notice>,
+    message_bytes: Arc<AtomicU64>,
+    fatal: Fatal,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut round = Vec::with_capacity(ROUND_MAX);
+        loop {
+            self.select(&mut round).await;
+            if round.is_empty() {
+                break;
+            }
+            self.apply(&mut round);
+        }
+        self.journal.finish();
+    }
+
+    /// Waits for inputs; none: all handles are gone.
+    async fn select(&mut self, round: &mut Vec<Input>) {
+        if !self.is_behind() {
+            round.append(&mut self.deferred);
+        }
+        if round.is_empty() {
+            self.inputs.recv_many(round, ROUND_MAX).await;
+        }
+    }
+
+    fn apply(&mut self, round: &mut Vec<Input>) {
+        let mut permits = Vec::new();
+        for input in round.drain(..) {
+            if self.is_behind() && !matches!(input, Input::Journal(_)) {
+                self.deferred.push(input);
+                continue;
+            }
+            self.apply_one(input, &mut permits);
+        }
+        if let Some(pending) = self.ledger.finish_round() {
+            self.write(pending);
+        }
+        drop(permits);
+        self.emit();
+        self.message_bytes.store(self.ledger.shard().message_bytes(), Ordering::Relaxed);
+    }
+
+    fn apply_one(&mut self, input: Input, permits: &mut Vec<OwnedSemaphorePermit>) {
+        match input {
+            Input::Connect(connection, mailbox) => {
+                self.mailboxes.insert(connection, mailbox);
+            }
+            Input::Command(from, command, permit) => {
+                permits.extend(permit);
+                let ended = matches!(command, Command::Disconnect);
+                self.ledger.handle(from, command);
+                if ended {
+                    self.mailboxes.remove(&from);
+                }
+            }
+            Input::Open(queue, options) => self.ledger.open(queue, options),
+            Input::Drop(queue) => self.ledger.drop_queue(queue),
+            Input::Journal(Progress::Synced { synced, oldest, buffers }) => {
+                let (forget, pending) = self.ledger.synced(synced, oldest, buffers);
+                forget.into_iter().for_each(|before| self.journal.forget(before));
+                pending.into_iter().for_each(|pending| self.write(pending));
+            }
+            Input::Journal(Progress::Failed(error)) => self.fatal.report(error.into()),
+        }
+    }
+
+    fn write(&self, pending: Pending) {
+        let urgent = pending.urgent || self.ledger.unsynced_bytes() > UNSYNCED_MAX / 8;
+        self.journal.write(pending.round, urgent);
+    }
+
+    fn emit(&mut self) {
+        while let Some((connection, effects)) = self.ledger.poll_effects() {
+            if let Some(mailbox) = self.mailboxes.get(&connection) {
+                let _ = mailbox.send(Mail::Effects(self.number, effects));
+            }
+        }
+        while let Some(notice) = self.ledger.poll_notice() {
+            let _ = self.notices.send(notice);
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.ledger.unsynced_bytes() > UNSYNCED_MAX
+    }
+}
