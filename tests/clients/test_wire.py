@@ -191,12 +191,21 @@ class TestFrames:
 
     def test_too_large_a_message_is_refused_at_its_header(self, opened, old_rabbitmq):
         opened.send(spec.Basic.Publish(routing_key="x"), 1)
-        opened.send_bytes(frame.Header(1, 2**40, BasicProperties()).marshal())
+        opened.send_bytes(frame.Header(1, 2**26, BasicProperties()).marshal())
         if old_rabbitmq:
             opened.send(spec.Basic.Qos(prefetch_count=1), 1)
             closed(opened, 505)
         else:
             closed(opened, 406, of_connection=False)
+
+    def test_a_message_that_no_broker_takes(self, opened, old_rabbitmq):
+        opened.send(spec.Basic.Publish(routing_key="x"), 1)
+        opened.send_bytes(frame.Header(1, 2**40, BasicProperties()).marshal())
+        if old_rabbitmq:
+            opened.send(spec.Basic.Qos(prefetch_count=1), 1)
+            closed(opened, 505)
+        else:
+            closed(opened, 501)
 
     def test_others_go_on(self, url, opened):
         opened.send_bytes(b"\xff" * 1000)

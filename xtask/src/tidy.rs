@@ -32,22 +32,13 @@ pub struct Problem {
 
 impl Problem {
     fn new(file: &str, line: usize, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            file: file.to_owned(),
-            line,
-            what: what.into(),
-            remedy: remedy.into(),
-        }
+        Self { file: file.to_owned(), line, what: what.into(), remedy: remedy.into() }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            out,
-            "{}:{}: {}\n    {}",
-            self.file, self.line, self.what, self.remedy
-        )
+        write!(out, "{}:{}: {}\n    {}", self.file, self.line, self.what, self.remedy)
     }
 }
 
@@ -68,10 +59,7 @@ pub struct Report {
 /// When `cargo metadata` or the list of long functions cannot be read.
 pub fn check(tree: &Tree) -> Result<Report> {
     let mut problems = arrows::check(&tree.metadata()?)?;
-    problems.extend(function_length::check(
-        tree,
-        &function_length::Ratchet::read(tree)?,
-    ));
+    problems.extend(function_length::check(tree, &function_length::Ratchet::read(tree)?));
     problems.extend(file_size::check(tree));
     problems.extend(names::check(tree));
     problems.extend(banned_text::check(tree));
@@ -80,11 +68,7 @@ pub fn check(tree: &Tree) -> Result<Report> {
     problems.extend(decisions::check(tree));
     problems.extend(links::check(tree));
     problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-    Ok(Report {
-        files: tree.len(),
-        problems,
-        warnings: file_size::warnings(tree),
-    })
+    Ok(Report { files: tree.len(), problems, warnings: file_size::warnings(tree) })
 }
 
 #[cfg(test)]

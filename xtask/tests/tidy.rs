@@ -5,10 +5,6 @@ use xtask::tidy::{Tree, check};
 #[test]
 fn the_house_is_tidy() {
     let report = check(&Tree::of_workspace().unwrap()).unwrap();
-    let said: String = report
-        .problems
-        .iter()
-        .map(|problem| format!("\n{problem}"))
-        .collect();
+    let said: String = report.problems.iter().map(|problem| format!("\n{problem}")).collect();
     assert!(report.problems.is_empty(), "{said}");
 }

@@ -102,12 +102,7 @@ impl Connection {
             channel_max: options.channel_max,
             max_message_size: options.max_message_size,
         };
-        Self {
-            state: State::Start,
-            options,
-            heartbeat: 0,
-            receiver: Receiver::new(Side::Client, limits),
-        }
+        Self { state: State::Start, options, heartbeat: 0, receiver: Receiver::new(Side::Client, limits) }
     }
 
     /// Bytes of a frame with its overhead, as agreed; 0 is no limit.
@@ -164,14 +159,8 @@ impl Connection {
     pub fn open_channel(&mut self, out: &mut Vec<u8>, channel: u16) {
         let max = self.channel_max();
         assert!(self.is_ready(), "channels are opened on an open connection");
-        assert!(
-            channel > 0 && (max == 0 || channel <= max),
-            "channel {channel} is not in 1 to {max}"
-        );
-        assert!(
-            !self.receiver.is_open(channel),
-            "channel {channel} is open already"
-        );
+        assert!(channel > 0 && (max == 0 || channel <= max), "channel {channel} is not in 1 to {max}");
+        assert!(!self.receiver.is_open(channel), "channel {channel} is open already");
         self.receiver.open(channel);
         frame::method(out, channel, &Method::ChannelOpen(channel::Open {}));
     }
@@ -181,12 +170,7 @@ impl Connection {
     pub fn close_channel(&mut self, out: &mut Vec<u8>, channel: u16) {
         if self.receiver.is_open(channel) {
             self.receiver.close(channel);
-            let close = channel::Close {
-                reply_code: 200,
-                reply_text: "OK",
-                class_id: 0,
-                method_id: 0,
-            };
+            let close = channel::Close { reply_code: 200, reply_text: "OK", class_id: 0, method_id: 0 };
             frame::method(out, channel, &Method::ChannelClose(close));
         }
     }
@@ -214,12 +198,8 @@ impl Connection {
 
 fn put_close(state: &mut State, code: u16, text: &str, method: (u16, u16), out: &mut Vec<u8>) {
     *state = State::Closing;
-    let close = connection::Close {
-        reply_code: code,
-        reply_text: text,
-        class_id: method.0,
-        method_id: method.1,
-    };
+    let close =
+        connection::Close { reply_code: code, reply_text: text, class_id: method.0, method_id: method.1 };
     frame::method(out, 0, &Method::ConnectionClose(close));
 }
 
@@ -230,12 +210,7 @@ fn answer_failure(state: &mut State, failure: &Failure, out: &mut Vec<u8>) {
     let text = failure.error.reply_text();
     if failure.channel != 0 {
         let (class_id, method_id) = method;
-        let close = channel::Close {
-            reply_code: code.value(),
-            reply_text: &text,
-            class_id,
-            method_id,
-        };
+        let close = channel::Close { reply_code: code.value(), reply_text: &text, class_id, method_id };
         frame::method(out, failure.channel, &Method::ChannelClose(close));
     } else if *state == State::Start {
         *state = State::Closed;
@@ -247,25 +222,13 @@ fn answer_failure(state: &mut State, failure: &Failure, out: &mut Vec<u8>) {
 /// What the receiver found, in the ready state.
 fn ready_event<'a>(state: &mut State, event: receiver::Event<'a>, out: &mut Vec<u8>) -> Option<Event<'a>> {
     match event {
-        receiver::Event::Content {
-            channel,
-            method,
-            properties,
-            body,
-        } => Some(Event::Content {
-            channel,
-            method,
-            properties,
-            body,
-        }),
-        receiver::Event::Method {
-            method: Method::ConnectionClose(close),
-            ..
-        } => Some(handshake::answer_close(state, close, out)),
-        receiver::Event::Method {
-            channel,
-            method: Method::ChannelClose(close),
-        } => {
+        receiver::Event::Content { channel, method, properties, body } => {
+            Some(Event::Content { channel, method, properties, body })
+        }
+        receiver::Event::Method { method: Method::ConnectionClose(close), .. } => {
+            Some(handshake::answer_close(state, close, out))
+        }
+        receiver::Event::Method { channel, method: Method::ChannelClose(close) } => {
             frame::method(out, channel, &Method::ChannelCloseOk(channel::CloseOk {}));
             Some(Event::ChannelClosed { channel, close })
         }

@@ -81,10 +81,7 @@ pub fn deliver_head(
     message: Message<'_>,
     frame_max: u32,
 ) {
-    assert!(
-        fits_one_frame(message.body.len(), frame_max),
-        "a body written by reference fits one frame"
-    );
+    assert!(fits_one_frame(message.body.len(), frame_max), "a body written by reference fits one frame");
     reserve(out, method.size(), message, 0, frame_max);
     method.put(out, channel, message);
     put_header(out, channel, message);
@@ -104,12 +101,7 @@ pub fn fits_one_frame(body_size: usize, frame_max: u32) -> bool {
 pub fn get_ok(out: &mut Vec<u8>, channel: u16, method: GetOk, message: Message<'_>, frame_max: u32) {
     let method_size = 4 + 8 + 1 + 4;
     reserve(out, method_size, message, message.body.len(), frame_max);
-    put_head(
-        out,
-        Kind::Method,
-        channel,
-        method_size + message.exchange_and_key.len(),
-    );
+    put_head(out, Kind::Method, channel, method_size + message.exchange_and_key.len());
     out.extend_from_slice(&[0, 60, 0, 71]);
     out.extend_from_slice(&method.delivery_tag.to_be_bytes());
     out.push(u8::from(method.redelivered));
@@ -126,12 +118,7 @@ pub fn get_ok(out: &mut Vec<u8>, channel: u16, method: GetOk, message: Message<'
 pub fn return_(out: &mut Vec<u8>, channel: u16, method: Return<'_>, message: Message<'_>, frame_max: u32) {
     let method_size = 4 + 2 + 1 + method.reply_text.len();
     reserve(out, method_size, message, message.body.len(), frame_max);
-    put_head(
-        out,
-        Kind::Method,
-        channel,
-        method_size + message.exchange_and_key.len(),
-    );
+    put_head(out, Kind::Method, channel, method_size + message.exchange_and_key.len());
     out.extend_from_slice(&[0, 60, 0, 50]);
     out.extend_from_slice(&method.reply_code.to_be_bytes());
     crate::wire::put_short_string(out, method.reply_text);
@@ -145,12 +132,7 @@ pub fn return_(out: &mut Vec<u8>, channel: u16, method: Return<'_>, message: Mes
 pub fn publish(out: &mut Vec<u8>, channel: u16, method: Publish, message: Message<'_>, frame_max: u32) {
     let method_size = 4 + 2 + 1;
     reserve(out, method_size, message, message.body.len(), frame_max);
-    put_head(
-        out,
-        Kind::Method,
-        channel,
-        method_size + message.exchange_and_key.len(),
-    );
+    put_head(out, Kind::Method, channel, method_size + message.exchange_and_key.len());
     out.extend_from_slice(&[0, 60, 0, 40, 0, 0]);
     out.extend_from_slice(message.exchange_and_key);
     out.extend_from_slice(&[u8::from(method.mandatory), END]);
@@ -175,12 +157,7 @@ impl Deliver<'_> {
     #[inline]
     fn put(&self, out: &mut Vec<u8>, channel: u16, message: Message<'_>) {
         debug_assert!(self.consumer_tag.len() <= SHORT_STRING_SIZE_MAX);
-        put_head(
-            out,
-            Kind::Method,
-            channel,
-            self.size() + message.exchange_and_key.len(),
-        );
+        put_head(out, Kind::Method, channel, self.size() + message.exchange_and_key.len());
         out.extend_from_slice(&[0, 60, 0, 60]);
         crate::wire::put_short_string(out, self.consumer_tag);
         let [t0, t1, t2, t3, t4, t5, t6, t7] = self.delivery_tag.to_be_bytes();
@@ -205,12 +182,7 @@ fn reserve(out: &mut Vec<u8>, method_size: usize, message: Message<'_>, body_siz
 
 #[inline]
 fn put_header(out: &mut Vec<u8>, channel: u16, message: Message<'_>) {
-    put_head(
-        out,
-        Kind::Header,
-        channel,
-        HEADER_FIXED_SIZE + message.properties.len(),
-    );
+    put_head(out, Kind::Header, channel, HEADER_FIXED_SIZE + message.properties.len());
     let size = u64::try_from(message.body.len()).unwrap_or(u64::MAX);
     let [s0, s1, s2, s3, s4, s5, s6, s7] = size.to_be_bytes();
     out.extend_from_slice(&[0, 60, 0, 0, s0, s1, s2, s3, s4, s5, s6, s7]);

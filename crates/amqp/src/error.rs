@@ -117,11 +117,7 @@ impl Error {
     #[must_use]
     #[cold]
     pub fn new(code: Code, text: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            text: text.into(),
-            method: (0, 0),
-        }
+        Self { code, text: text.into(), method: (0, 0) }
     }
 
     /// The same error, blamed on the method with this class and method id.
@@ -148,13 +144,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "{} {} - {}",
-            self.code.value(),
-            self.code.name(),
-            self.text
-        )
+        write!(formatter, "{} {} - {}", self.code.value(), self.code.name(), self.text)
     }
 }
 

@@ -126,11 +126,7 @@ pub fn parse_head(input: &[u8], frame_max: u32) -> Result<Option<Head>> {
         return Err(heartbeat_on_channel(channel));
     }
     let payload_size = usize::try_from(size).map_err(|_| too_large(size, frame_max))?;
-    Ok(Some(Head {
-        kind,
-        channel,
-        payload_size,
-    }))
+    Ok(Some(Head { kind, channel, payload_size }))
 }
 
 /// Reads the frame at the front of `input`, or `None` if it has not arrived whole.
@@ -140,17 +136,10 @@ pub fn parse_head(input: &[u8], frame_max: u32) -> Result<Option<Head>> {
 /// not empty.
 #[inline]
 pub fn parse(input: &[u8], frame_max: u32) -> Result<Option<Frame<'_>>> {
-    let Some(Head {
-        kind,
-        channel,
-        payload_size,
-    }) = parse_head(input, frame_max)?
-    else {
+    let Some(Head { kind, channel, payload_size }) = parse_head(input, frame_max)? else {
         return Ok(None);
     };
-    let Some((payload, rest)) = input
-        .get(HEAD_SIZE..)
-        .and_then(|rest| rest.split_at_checked(payload_size))
+    let Some((payload, rest)) = input.get(HEAD_SIZE..).and_then(|rest| rest.split_at_checked(payload_size))
     else {
         return Ok(None);
     };
@@ -161,11 +150,7 @@ pub fn parse(input: &[u8], frame_max: u32) -> Result<Option<Frame<'_>>> {
     if kind == Kind::Heartbeat && !payload.is_empty() {
         return Err(Error::frame_error("a heartbeat frame has a payload"));
     }
-    Ok(Some(Frame {
-        kind,
-        channel,
-        payload,
-    }))
+    Ok(Some(Frame { kind, channel, payload }))
 }
 
 /// The payload of the frame at the front of `input`, if that is whole and as expected. Says nothing about why
@@ -189,9 +174,7 @@ fn unknown_kind(kind: u8) -> Error {
 
 #[cold]
 fn too_large(size: u32, frame_max: u32) -> Error {
-    Error::frame_error(format!(
-        "frame payload of {size} bytes is larger than frame_max {frame_max} allows"
-    ))
+    Error::frame_error(format!("frame payload of {size} bytes is larger than frame_max {frame_max} allows"))
 }
 
 #[cold]

@@ -18,11 +18,7 @@ const FRAME_MAX: u32 = 4096;
 /// Bytes of a body, in all targets.
 const MAX_MESSAGE_SIZE: u64 = 16 * 1024;
 
-const LIMITS: Limits = Limits {
-    frame_max: FRAME_MAX,
-    channel_max: 16,
-    max_message_size: MAX_MESSAGE_SIZE,
-};
+const LIMITS: Limits = Limits { frame_max: FRAME_MAX, channel_max: 16, max_message_size: MAX_MESSAGE_SIZE };
 
 /// Frames into a receiver, whose first octet says which side it is; channel 1 is open.
 /// Promises: methods survive encoding and decoding; nothing is held beyond twice the input.
@@ -42,10 +38,7 @@ pub fn frame(input: &[u8]) {
             Err(_) => break,
         };
         rest = rest.get(used..).expect("no more is used than there is");
-        assert!(
-            receiver.buffered_size() <= 2 * input.len(),
-            "memory follows what has arrived"
-        );
+        assert!(receiver.buffered_size() <= 2 * input.len(), "memory follows what has arrived");
         if used == 0 {
             break;
         }
@@ -55,9 +48,7 @@ pub fn frame(input: &[u8]) {
 fn check_event(event: &Event<'_>) {
     match event {
         Event::Method { method, .. } => check_method(method),
-        Event::Content {
-            method, properties, ..
-        } => {
+        Event::Content { method, properties, .. } => {
             check_method(method);
             check_properties(*properties);
         }
@@ -131,11 +122,7 @@ pub fn connection(input: &[u8]) {
     let Some((&piece_size, bytes)) = input.split_first() else {
         return;
     };
-    let piece_size = if piece_size == 0 {
-        bytes.len().max(1)
-    } else {
-        usize::from(piece_size)
-    };
+    let piece_size = if piece_size == 0 { bytes.len().max(1) } else { usize::from(piece_size) };
     serve(bytes, piece_size);
     consume(bytes, piece_size);
 }
@@ -168,10 +155,7 @@ fn serve_all(connection: &mut server::Connection, input: &[u8], out: &mut Vec<u8
             Ok(server::Step { used, event }) => (used, event.map(Answer::to)),
             Err(failure) => (failure.used, Some(Answer::Fail(failure))),
         };
-        assert!(
-            !was_closed || connection.is_closed(),
-            "a closed connection stays closed"
-        );
+        assert!(!was_closed || connection.is_closed(), "a closed connection stays closed");
         total += used;
         match answer {
             Some(answer) => answer.give(connection, out),
@@ -227,22 +211,15 @@ impl Answer {
 
 fn check_frames(mut bytes: &[u8]) {
     while !bytes.is_empty() {
-        let frame = frame::parse(bytes, 0)
-            .expect("we write valid frames")
-            .expect("we write whole frames");
+        let frame = frame::parse(bytes, 0).expect("we write valid frames").expect("we write whole frames");
         Method::decode(frame.payload).expect("we write valid methods");
-        bytes = bytes
-            .get(frame.size()..)
-            .expect("a frame is not longer than itself");
+        bytes = bytes.get(frame.size()..).expect("a frame is not longer than itself");
     }
 }
 
 fn consume(bytes: &[u8], piece_size: usize) {
     let options = client::Options {
-        credentials: Credentials {
-            user: "guest".to_owned(),
-            password: "guest".to_owned(),
-        },
+        credentials: Credentials { user: "guest".to_owned(), password: "guest".to_owned() },
         vhost: "/".to_owned(),
         connection_name: None,
         frame_max: FRAME_MAX,

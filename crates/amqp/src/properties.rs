@@ -61,11 +61,7 @@ macro_rules! strings {
 
 impl<'a> Properties<'a> {
     /// No properties.
-    pub const EMPTY: Properties<'static> = Properties {
-        bytes: &[0, 0],
-        flags: 0,
-        delivery_mode: 0,
-    };
+    pub const EMPTY: Properties<'static> = Properties { bytes: &[0, 0], flags: 0, delivery_mode: 0 };
 
     /// Checks `bytes`: the flags, then the fields.
     ///
@@ -75,15 +71,9 @@ impl<'a> Properties<'a> {
     pub fn new(bytes: &'a [u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes);
         let flags = reader.u16()?;
-        let mut properties = Self {
-            bytes,
-            flags,
-            delivery_mode: 0,
-        };
+        let mut properties = Self { bytes, flags, delivery_mode: 0 };
         if flags & UNKNOWN != 0 {
-            return Err(Error::syntax_error(format!(
-                "property flags {flags:#06x} have unknown bits"
-            )));
+            return Err(Error::syntax_error(format!("property flags {flags:#06x} have unknown bits")));
         }
         if flags & DELIVERY_MODE != 0 {
             properties.delivery_mode = check_before(flags, DELIVERY_MODE, &mut reader)?.u8()?;
@@ -162,11 +152,7 @@ impl<'a> Properties<'a> {
     /// # Panics
     /// If `reply_to` is longer than 255 bytes.
     pub fn with_reply_to(self, reply_to: &str, out: &mut Vec<u8>) {
-        self.splice(
-            REPLY_TO,
-            out,
-            Some(|out: &mut Vec<u8>| crate::wire::put_short_string(out, reply_to)),
-        );
+        self.splice(REPLY_TO, out, Some(|out: &mut Vec<u8>| crate::wire::put_short_string(out, reply_to)));
     }
 
     /// Appends these properties with other headers.
@@ -191,11 +177,7 @@ impl<'a> Properties<'a> {
         let before = fields.strip_suffix(reader.rest()).unwrap_or_default();
         let valid = valid.and_then(|()| skip_fields(self.flags & flag, &mut reader));
         debug_assert!(valid.is_ok(), "the properties were validated");
-        let flags = if put.is_some() {
-            self.flags | flag
-        } else {
-            self.flags & !flag
-        };
+        let flags = if put.is_some() { self.flags | flag } else { self.flags & !flag };
         out.extend_from_slice(&flags.to_be_bytes());
         out.extend_from_slice(before);
         if let Some(put) = put {

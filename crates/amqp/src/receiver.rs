@@ -97,11 +97,7 @@ impl Failure {
     #[must_use]
     #[cold]
     pub fn connection(error: Error) -> Self {
-        Self {
-            channel: 0,
-            used: 0,
-            error,
-        }
+        Self { channel: 0, used: 0, error }
     }
 }
 
@@ -111,10 +107,7 @@ impl<'a> Step<'a> {
 
     #[inline]
     fn event(used: usize, event: Event<'a>) -> Self {
-        Self {
-            used,
-            event: Some(event),
-        }
+        Self { used, event: Some(event) }
     }
 
     fn silent(used: usize) -> Self {
@@ -159,13 +152,7 @@ impl Receiver {
     /// A receiver without channels.
     #[must_use]
     pub fn new(side: Side, limits: Limits) -> Self {
-        Self {
-            side,
-            limits,
-            channels: Vec::new(),
-            open_count: 0,
-            finished: None,
-        }
+        Self { side, limits, channels: Vec::new(), open_count: 0, finished: None }
     }
 
     /// What the peer must keep to.
@@ -245,21 +232,10 @@ impl Receiver {
         }
         let payload = frame::expect(input, Kind::Method, channel, self.limits.frame_max)?;
         let publish = Method::decode_publish(payload)?;
-        let Content {
-            used,
-            properties,
-            body,
-        } = ahead::content(input, payload.len() + OVERHEAD, channel, &self.limits)?;
+        let Content { used, properties, body } =
+            ahead::content(input, payload.len() + OVERHEAD, channel, &self.limits)?;
         let method = Method::BasicPublish(publish);
-        Some(Step::event(
-            used,
-            Event::Content {
-                channel,
-                method,
-                properties,
-                body,
-            },
-        ))
+        Some(Step::event(used, Event::Content { channel, method, properties, body }))
     }
 
     /// Whatever comes.
@@ -281,9 +257,7 @@ impl Receiver {
 
     #[inline]
     fn state(&self, channel: u16) -> State {
-        self.channels
-            .get(usize::from(channel))
-            .map_or(State::Closed, |channel| channel.state)
+        self.channels.get(usize::from(channel)).map_or(State::Closed, |channel| channel.state)
     }
 
     fn set_state(&mut self, number: u16, state: State) {
@@ -328,19 +302,9 @@ impl Receiver {
         }
         let channel = frame.channel;
         match ahead::look(input, frame.size(), channel, &self.limits) {
-            Ahead::Whole(Content {
-                used,
-                properties,
-                body,
-            }) => Ok(Step::event(
-                used,
-                Event::Content {
-                    channel,
-                    method,
-                    properties,
-                    body,
-                },
-            )),
+            Ahead::Whole(Content { used, properties, body }) => {
+                Ok(Step::event(used, Event::Content { channel, method, properties, body }))
+            }
             Ahead::Wait => Ok(Step::WAIT),
             Ahead::Apart => {
                 if let Some(open) = self.channels.get_mut(usize::from(channel)) {
@@ -362,13 +326,7 @@ impl Receiver {
             _ if method.id().0 == 10 => return Err(unimplemented(&method)),
             _ => {}
         }
-        Ok(Step::event(
-            frame.size(),
-            Event::Method {
-                channel: frame.channel,
-                method,
-            },
-        ))
+        Ok(Step::event(frame.size(), Event::Method { channel: frame.channel, method }))
     }
 
     /// A method on a channel that is not open.
@@ -408,9 +366,7 @@ impl Receiver {
                 "number of channels opened ({count}) has reached the negotiated channel_max ({max})"
             ))
         } else {
-            Error::channel_error(format!(
-                "channel {channel} is above the negotiated channel_max ({max})"
-            ))
+            Error::channel_error(format!("channel {channel} is above the negotiated channel_max ({max})"))
         };
         Err(error.at((20, 10)))
     }
@@ -433,11 +389,7 @@ impl Receiver {
             Err(error) if error.is_hard() => Err(Failure::connection(error)),
             Err(error) => {
                 self.close(frame.channel);
-                Err(Failure {
-                    channel: frame.channel,
-                    used: frame.size(),
-                    error,
-                })
+                Err(Failure { channel: frame.channel, used: frame.size(), error })
             }
         }
     }
@@ -460,19 +412,9 @@ impl Receiver {
     fn finish<'a>(&'a mut self, frame: Frame<'a>) -> Parsed<Step<'a>> {
         let channel = frame.channel;
         let open = self.channels.get_mut(usize::from(channel)).ok_or_else(not_open)?;
-        let partial = self
-            .finished
-            .insert(open.partial.take().ok_or_else(expected_method)?);
+        let partial = self.finished.insert(open.partial.take().ok_or_else(expected_method)?);
         let (method, properties, body) = partial.message()?;
-        Ok(Step::event(
-            frame.size(),
-            Event::Content {
-                channel,
-                method,
-                properties,
-                body,
-            },
-        ))
+        Ok(Step::event(frame.size(), Event::Content { channel, method, properties, body }))
     }
 }
 

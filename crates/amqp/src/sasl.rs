@@ -15,10 +15,7 @@ pub struct Credentials {
 /// Never shows the password.
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Credentials")
-            .field("user", &self.user)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
     }
 }
 
@@ -31,10 +28,9 @@ pub fn parse_plain(response: &[u8]) -> Result<Credentials> {
     let text = str::from_utf8(response).map_err(|_| malformed("PLAIN"))?;
     let mut parts = text.split('\0');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(_), Some(user), Some(password), None) => Ok(Credentials {
-            user: user.to_owned(),
-            password: password.to_owned(),
-        }),
+        (Some(_), Some(user), Some(password), None) => {
+            Ok(Credentials { user: user.to_owned(), password: password.to_owned() })
+        }
         _ => Err(malformed("PLAIN")),
     }
 }

@@ -127,11 +127,7 @@ impl Connection {
     /// A connection of which nothing has arrived.
     #[must_use]
     pub fn new(offer: Offer) -> Self {
-        let negotiated = Negotiated {
-            frame_max: frame::SIZE_MAX_BEFORE_TUNE,
-            channel_max: 0,
-            heartbeat: 0,
-        };
+        let negotiated = Negotiated { frame_max: frame::SIZE_MAX_BEFORE_TUNE, channel_max: 0, heartbeat: 0 };
         Self {
             state: State::Header,
             offer,
@@ -197,12 +193,7 @@ impl Connection {
                 method: Method::BasicPublish(method),
                 properties,
                 body,
-            }) => Some(Event::Publish {
-                channel,
-                method,
-                properties,
-                body,
-            }),
+            }) => Some(Event::Publish { channel, method, properties, body }),
             Some(receiver::Event::Method { channel, method }) if is_about_closing(&method) => {
                 closing_method(&mut self.state, channel, method, out)?
             }
@@ -264,10 +255,7 @@ impl Connection {
     }
 
     fn put_channel_close(&self, out: &mut Vec<u8>, channel: u16, error: &Error) {
-        debug_assert!(
-            !self.receiver.is_open(channel),
-            "the channel is marked as closing first"
-        );
+        debug_assert!(!self.receiver.is_open(channel), "the channel is marked as closing first");
         let close = channel::Close {
             reply_code: error.code.value(),
             reply_text: &close_text(error),
@@ -288,11 +276,7 @@ fn limits(negotiated: Negotiated, offer: Offer) -> Limits {
 
 /// A normal close says just its text.
 fn close_text(error: &Error) -> String {
-    if error.code == Code::ReplySuccess {
-        error.text.clone().into_owned()
-    } else {
-        error.reply_text()
-    }
+    if error.code == Code::ReplySuccess { error.text.clone().into_owned() } else { error.reply_text() }
 }
 
 /// Whether the connection handles the method itself: classes connection and channel, but for a new secret and

@@ -71,8 +71,7 @@ impl<'a> Table<'a> {
     #[must_use]
     pub fn equivalent(self, other: Table<'_>) -> bool {
         let within = |left: Table<'_>, right: Table<'_>| {
-            left.iter()
-                .all(|(key, value)| right.get(key).is_some_and(|found| value.equivalent(found)))
+            left.iter().all(|(key, value)| right.get(key).is_some_and(|found| value.equivalent(found)))
         };
         self.0 == other.0 || (within(self, other) && within(other, self))
     }
@@ -134,10 +133,7 @@ impl<'a> Iterator for Fields<'a> {
         if self.0.is_empty() {
             return None;
         }
-        let field = self
-            .0
-            .short_string()
-            .and_then(|key| Ok((key, value::read(&mut self.0)?)));
+        let field = self.0.short_string().and_then(|key| Ok((key, value::read(&mut self.0)?)));
         debug_assert!(field.is_ok(), "the table was validated");
         field.ok()
     }
@@ -221,7 +217,5 @@ fn check_depth(depth: usize) -> Result<()> {
     if depth <= DEPTH_MAX {
         return Ok(());
     }
-    Err(Error::syntax_error(format!(
-        "a table nests more than {DEPTH_MAX} levels deep"
-    )))
+    Err(Error::syntax_error(format!("a table nests more than {DEPTH_MAX} levels deep")))
 }

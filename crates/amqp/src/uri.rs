@@ -58,11 +58,7 @@ impl Uri {
     pub fn parse(text: &str) -> Result<Self, Error> {
         let parts = split(text)?;
         let mut uri = Self {
-            host: if parts.host.is_empty() {
-                "localhost".to_owned()
-            } else {
-                decode(parts.host)?
-            },
+            host: if parts.host.is_empty() { "localhost".to_owned() } else { decode(parts.host)? },
             port: parts.port.map_or(Ok(5672), |port| number("port", port))?,
             credentials: credentials(parts.user)?,
             vhost: parts.vhost.map_or_else(|| Ok("/".to_owned()), decode)?,
@@ -84,9 +80,7 @@ impl Uri {
 }
 
 fn split(text: &str) -> Result<Parts<'_>, Error> {
-    let (scheme, rest) = text
-        .split_once("://")
-        .ok_or_else(|| error("expected amqp://host"))?;
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| error("expected amqp://host"))?;
     if scheme.eq_ignore_ascii_case("amqps") {
         return Err(error("amqps (TLS) is not supported yet, expected amqp://"));
     }
@@ -103,13 +97,7 @@ fn split(text: &str) -> Result<Parts<'_>, Error> {
         None => (None, authority),
     };
     let (host, port) = split_port(place)?;
-    Ok(Parts {
-        user,
-        host,
-        port,
-        vhost,
-        query,
-    })
+    Ok(Parts { user, host, port, vhost, query })
 }
 
 /// Splits `host:port`, where the host may be an IPv6 address in brackets.
@@ -120,41 +108,28 @@ fn split_port(place: &str) -> Result<(&str, Option<&str>), Error> {
             None => (place, None),
         });
     };
-    let (host, after) = bracketed
-        .split_once(']')
-        .ok_or_else(|| error("expected ] behind the IPv6 address"))?;
+    let (host, after) =
+        bracketed.split_once(']').ok_or_else(|| error("expected ] behind the IPv6 address"))?;
     match after.strip_prefix(':') {
         Some(port) => Ok((host, Some(port))),
         None if after.is_empty() => Ok((host, None)),
-        None => Err(error(format!(
-            "expected a port behind the IPv6 address, found '{after}'"
-        ))),
+        None => Err(error(format!("expected a port behind the IPv6 address, found '{after}'"))),
     }
 }
 
 fn credentials(user: Option<&str>) -> Result<Credentials, Error> {
     let guest = "guest".to_owned();
     let Some(user) = user else {
-        return Ok(Credentials {
-            user: guest.clone(),
-            password: guest,
-        });
+        return Ok(Credentials { user: guest.clone(), password: guest });
     };
     match user.split_once(':') {
-        Some((user, password)) => Ok(Credentials {
-            user: decode(user)?,
-            password: decode(password)?,
-        }),
-        None => Ok(Credentials {
-            user: decode(user)?,
-            password: guest,
-        }),
+        Some((user, password)) => Ok(Credentials { user: decode(user)?, password: decode(password)? }),
+        None => Ok(Credentials { user: decode(user)?, password: guest }),
     }
 }
 
 fn number<N: std::str::FromStr>(name: &str, text: &str) -> Result<N, Error> {
-    text.parse()
-        .map_err(|_| error(format!("{name} is '{text}', expected a number in its range")))
+    text.parse().map_err(|_| error(format!("{name} is '{text}', expected a number in its range")))
 }
 
 /// Undoes percent-encoding.
@@ -175,11 +150,7 @@ fn decode(text: &str) -> Result<String, Error> {
 }
 
 fn hex([high, low]: [u8; 2]) -> Option<u8> {
-    let digit = |byte: u8| {
-        char::from(byte)
-            .to_digit(16)
-            .and_then(|digit| u8::try_from(digit).ok())
-    };
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     Some(digit(high)? << 4 | digit(low)?)
 }
 

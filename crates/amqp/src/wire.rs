@@ -93,11 +93,7 @@ impl<'a> Reader<'a> {
     /// Promises that nothing is left.
     #[inline]
     pub fn finish(self) -> Result<()> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(left_over(self.rest.len()))
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(left_over(self.rest.len())) }
     }
 
     #[inline]

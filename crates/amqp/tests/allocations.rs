@@ -66,12 +66,7 @@ fn receive_all(connection: &mut Connection, input: &[u8], out: &mut Vec<u8>) -> 
 }
 
 fn ready(out: &mut Vec<u8>) -> Connection {
-    let offer = Offer {
-        frame_max: 131_072,
-        channel_max: 2047,
-        heartbeat: 60,
-        max_message_size: 1 << 24,
-    };
+    let offer = Offer { frame_max: 131_072, channel_max: 2047, heartbeat: 60, max_message_size: 1 << 24 };
     let mut connection = Connection::new(offer);
     let mut input = amqp::frame::PROTOCOL_HEADER.to_vec();
     let start_ok = connection::StartOk {
@@ -81,22 +76,10 @@ fn ready(out: &mut Vec<u8>) -> Connection {
         locale: "en_US",
     };
     amqp::frame::method(&mut input, 0, &Method::ConnectionStartOk(start_ok));
-    let tune_ok = connection::TuneOk {
-        channel_max: 2047,
-        frame_max: 131_072,
-        heartbeat: 60,
-    };
+    let tune_ok = connection::TuneOk { channel_max: 2047, frame_max: 131_072, heartbeat: 60 };
     amqp::frame::method(&mut input, 0, &Method::ConnectionTuneOk(tune_ok));
-    amqp::frame::method(
-        &mut input,
-        0,
-        &Method::ConnectionOpen(connection::Open { vhost: "/" }),
-    );
-    amqp::frame::method(
-        &mut input,
-        1,
-        &Method::ChannelOpen(amqp::method::channel::Open {}),
-    );
+    amqp::frame::method(&mut input, 0, &Method::ConnectionOpen(connection::Open { vhost: "/" }));
+    amqp::frame::method(&mut input, 1, &Method::ChannelOpen(amqp::method::channel::Open {}));
     receive_all(&mut connection, &input, out);
     assert!(connection.is_ready());
     connection
@@ -104,9 +87,7 @@ fn ready(out: &mut Vec<u8>) -> Connection {
 
 #[test]
 fn messages_that_lie_whole_in_the_buffer_cost_no_allocation() {
-    let headers = TableBuilder::new()
-        .with("trace", "0123456789abcdef")
-        .with("attempt", 1);
+    let headers = TableBuilder::new().with("trace", "0123456789abcdef").with("attempt", 1);
     let properties = PropertiesBuilder {
         content_type: Some("application/octet-stream"),
         headers: Some(headers.as_table()),
@@ -115,11 +96,7 @@ fn messages_that_lie_whole_in_the_buffer_cost_no_allocation() {
         ..PropertiesBuilder::default()
     }
     .to_bytes();
-    let message = Message {
-        exchange_and_key: b"\0\x05queue",
-        properties: &properties,
-        body: &[7; 64],
-    };
+    let message = Message { exchange_and_key: b"\0\x05queue", properties: &properties, body: &[7; 64] };
 
     let mut out = Vec::new();
     let mut connection = ready(&mut out);
@@ -135,11 +112,7 @@ fn messages_that_lie_whole_in_the_buffer_cost_no_allocation() {
     out.clear();
     out.reserve(64 * 1024);
     let deliver = |out: &mut Vec<u8>, delivery_tag| {
-        let method = Deliver {
-            consumer_tag: "amq.ctag-1",
-            delivery_tag,
-            redelivered: false,
-        };
+        let method = Deliver { consumer_tag: "amq.ctag-1", delivery_tag, redelivered: false };
         content::deliver(out, 1, method, message, 131_072);
         amqp::frame::ack(out, 1, delivery_tag, true);
     };

@@ -17,9 +17,7 @@ const EXECUTIONS: usize = 20_000;
 type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn folder(target: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../fuzz/seeds")
-        .join(target)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target)
 }
 
 fn replay(target: &str, run: fn(&[u8]), seeds: &Seeds) {
@@ -31,10 +29,7 @@ fn replay(target: &str, run: fn(&[u8]), seeds: &Seeds) {
     }
     for (name, bytes) in seeds {
         let stored = std::fs::read(folder(target).join(name)).expect("each seed is a file");
-        assert_eq!(
-            &stored, bytes,
-            "{target}/{name} is out of date: run with UPDATE_SEEDS=1"
-        );
+        assert_eq!(&stored, bytes, "{target}/{name} is out of date: run with UPDATE_SEEDS=1");
     }
     let mut files: Vec<_> = std::fs::read_dir(folder(target))
         .expect("the folder of the seeds is there")
@@ -69,11 +64,7 @@ impl Xorshift {
 
     fn byte(&mut self) -> u8 {
         const TELLING: [u8; 8] = [0, 1, 2, 3, 8, 0x7f, 0xce, 0xff];
-        if self.below(2) == 0 {
-            TELLING[self.below(TELLING.len())]
-        } else {
-            self.next().to_be_bytes()[0]
-        }
+        if self.below(2) == 0 { TELLING[self.below(TELLING.len())] } else { self.next().to_be_bytes()[0] }
     }
 }
 
@@ -87,18 +78,10 @@ fn damaged(seed: &[u8], random: &mut Xorshift) -> Vec<u8> {
             1 => bytes.truncate(place),
             2 if !bytes.is_empty() => drop(bytes.remove(place)),
             3 => bytes.extend_from_within(place..),
-            4 => bytes
-                .iter_mut()
-                .skip(place)
-                .take(1)
-                .for_each(|byte| *byte ^= 1 << (random.next() & 7)),
+            4 => bytes.iter_mut().skip(place).take(1).for_each(|byte| *byte ^= 1 << (random.next() & 7)),
             _ => {
                 let changed = random.byte();
-                bytes
-                    .iter_mut()
-                    .skip(place)
-                    .take(1)
-                    .for_each(|byte| *byte = changed);
+                bytes.iter_mut().skip(place).take(1).for_each(|byte| *byte = changed);
             }
         }
     }
@@ -125,11 +108,7 @@ fn method(bytes: &mut Vec<u8>, channel: u16, method: &Method<'_>) {
 }
 
 fn message(body: &[u8]) -> Message<'_> {
-    Message {
-        exchange_and_key: b"\x01x\x01k",
-        properties: &[0x90, 0, 1, b't', 2],
-        body,
-    }
+    Message { exchange_and_key: b"\x01x\x01k", properties: &[0x90, 0, 1, b't', 2], body }
 }
 
 fn frame_seeds() -> Seeds {
@@ -138,9 +117,7 @@ fn frame_seeds() -> Seeds {
         make(&mut bytes);
         bytes
     };
-    let arguments = TableBuilder::new()
-        .with("x-max-length", 10)
-        .with("x-overflow", "drop-head");
+    let arguments = TableBuilder::new().with("x-max-length", 10).with("x-overflow", "drop-head");
     let declare = queue::Declare {
         queue: "q",
         passive: false,
@@ -150,26 +127,12 @@ fn frame_seeds() -> Seeds {
         nowait: false,
         arguments: arguments.as_table(),
     };
-    let deliver = content::Deliver {
-        consumer_tag: "c",
-        delivery_tag: 1,
-        redelivered: false,
-    };
-    let get_ok = content::GetOk {
-        delivery_tag: 1,
-        redelivered: true,
-        message_count: 2,
-    };
-    let returned = content::Return {
-        reply_code: 312,
-        reply_text: "NO_ROUTE",
-    };
+    let deliver = content::Deliver { consumer_tag: "c", delivery_tag: 1, redelivered: false };
+    let get_ok = content::GetOk { delivery_tag: 1, redelivered: true, message_count: 2 };
+    let returned = content::Return { reply_code: 312, reply_text: "NO_ROUTE" };
     vec![
         ("ack", made(0, &|out| frame::ack(out, 1, 7, true))),
-        (
-            "declare",
-            made(0, &|out| method(out, 1, &Method::QueueDeclare(declare))),
-        ),
+        ("declare", made(0, &|out| method(out, 1, &Method::QueueDeclare(declare)))),
         ("heartbeat", made(0, &|out| frame::heartbeat(out))),
         (
             "publish",
@@ -195,10 +158,7 @@ fn frame_seeds() -> Seeds {
                 content::deliver(out, 1, deliver, message(b"body"), 4096);
             }),
         ),
-        (
-            "get-ok",
-            made(1, &|out| content::get_ok(out, 1, get_ok, message(b"body"), 4096)),
-        ),
+        ("get-ok", made(1, &|out| content::get_ok(out, 1, get_ok, message(b"body"), 4096))),
         (
             "return",
             made(1, &|out| {
@@ -208,18 +168,9 @@ fn frame_seeds() -> Seeds {
         (
             "nack-and-close",
             made(0, &|out| {
-                let nack = basic::Nack {
-                    delivery_tag: 1,
-                    multiple: true,
-                    requeue: true,
-                };
+                let nack = basic::Nack { delivery_tag: 1, multiple: true, requeue: true };
                 method(out, 1, &Method::BasicNack(nack));
-                let close = channel::Close {
-                    reply_code: 200,
-                    reply_text: "",
-                    class_id: 0,
-                    method_id: 0,
-                };
+                let close = channel::Close { reply_code: 200, reply_text: "", class_id: 0, method_id: 0 };
                 method(out, 1, &Method::ChannelClose(close));
                 method(out, 1, &Method::ChannelOpen(channel::Open {}));
             }),
@@ -230,17 +181,8 @@ fn frame_seeds() -> Seeds {
 fn table_seeds() -> Seeds {
     let nested = TableBuilder::new().with("a", TableBuilder::new().with("b", Value::Void).as_table());
     let array = ArrayBuilder::new().with(1).with("x").with(nested.as_table());
-    let numbers = TableBuilder::new()
-        .with("b", 1_i8)
-        .with("B", 2_u8)
-        .with("s", 3_i16)
-        .with("u", 4_u16);
-    let numbers = numbers
-        .with("I", 5)
-        .with("i", 6_u32)
-        .with("l", 7_i64)
-        .with("f", 8_f32)
-        .with("d", 9_f64);
+    let numbers = TableBuilder::new().with("b", 1_i8).with("B", 2_u8).with("s", 3_i16).with("u", 4_u16);
+    let numbers = numbers.with("I", 5).with("i", 6_u32).with("l", 7_i64).with("f", 8_f32).with("d", 9_f64);
     let properties = PropertiesBuilder {
         content_type: Some("text/plain"),
         headers: Some(nested.as_table()),
@@ -252,55 +194,27 @@ fn table_seeds() -> Seeds {
         ..PropertiesBuilder::default()
     };
     let decimal = Value::Decimal { scale: 2, value: 314 };
-    let mixed = TableBuilder::new()
-        .with("D", decimal)
-        .with("T", Value::Timestamp(1))
-        .with("x", Value::Binary(b"\0"));
+    let mixed =
+        TableBuilder::new().with("D", decimal).with("T", Value::Timestamp(1)).with("x", Value::Binary(b"\0"));
     vec![
-        (
-            "amqplain",
-            TableBuilder::new()
-                .with("LOGIN", "guest")
-                .with("PASSWORD", "guest")
-                .into_bytes(),
-        ),
-        (
-            "array",
-            TableBuilder::new().with("array", array.as_array()).into_bytes(),
-        ),
-        (
-            "death",
-            TableBuilder::new()
-                .with("x-death", array.as_array())
-                .with("t", true)
-                .into_bytes(),
-        ),
+        ("amqplain", TableBuilder::new().with("LOGIN", "guest").with("PASSWORD", "guest").into_bytes()),
+        ("array", TableBuilder::new().with("array", array.as_array()).into_bytes()),
+        ("death", TableBuilder::new().with("x-death", array.as_array()).with("t", true).into_bytes()),
         ("mixed", mixed.into_bytes()),
         ("nested", nested.as_table().as_bytes().to_vec()),
         ("numbers", numbers.into_bytes()),
         ("plain", b"\0guest\0guest".to_vec()),
         ("properties", properties.to_bytes()),
-        (
-            "text",
-            TableBuilder::new().with("k", "value").with("é", "ü").into_bytes(),
-        ),
+        ("text", TableBuilder::new().with("k", "value").with("é", "ü").into_bytes()),
     ]
 }
 
 /// A client's side of a connection, from the protocol header on.
 fn opened(piece_size: u8) -> Vec<u8> {
     let mut bytes = started(piece_size);
-    let tune_ok = connection::TuneOk {
-        channel_max: 8,
-        frame_max: 4096,
-        heartbeat: 0,
-    };
+    let tune_ok = connection::TuneOk { channel_max: 8, frame_max: 4096, heartbeat: 0 };
     method(&mut bytes, 0, &Method::ConnectionTuneOk(tune_ok));
-    method(
-        &mut bytes,
-        0,
-        &Method::ConnectionOpen(connection::Open { vhost: "/" }),
-    );
+    method(&mut bytes, 0, &Method::ConnectionOpen(connection::Open { vhost: "/" }));
     method(&mut bytes, 1, &Method::ChannelOpen(channel::Open {}));
     bytes
 }
@@ -329,11 +243,7 @@ fn greeted() -> Vec<u8> {
         locales: b"en_US",
     };
     method(&mut bytes, 0, &Method::ConnectionStart(start));
-    let tune = connection::Tune {
-        channel_max: 8,
-        frame_max: 4096,
-        heartbeat: 0,
-    };
+    let tune = connection::Tune { channel_max: 8, frame_max: 4096, heartbeat: 0 };
     method(&mut bytes, 0, &Method::ConnectionTune(tune));
     method(&mut bytes, 0, &Method::ConnectionOpenOk(connection::OpenOk {}));
     bytes
@@ -344,23 +254,9 @@ fn connection_seeds() -> Seeds {
         add(&mut bytes);
         bytes
     };
-    let close = connection::Close {
-        reply_code: 200,
-        reply_text: "bye",
-        class_id: 0,
-        method_id: 0,
-    };
-    let channel_close = channel::Close {
-        reply_code: 200,
-        reply_text: "bye",
-        class_id: 0,
-        method_id: 0,
-    };
-    let deliver = content::Deliver {
-        consumer_tag: "c",
-        delivery_tag: 1,
-        redelivered: false,
-    };
+    let close = connection::Close { reply_code: 200, reply_text: "bye", class_id: 0, method_id: 0 };
+    let channel_close = channel::Close { reply_code: 200, reply_text: "bye", class_id: 0, method_id: 0 };
+    let deliver = content::Deliver { consumer_tag: "c", delivery_tag: 1, redelivered: false };
     vec![
         ("http", b"\0GET / HTTP/1.1\r\n\r\n".to_vec()),
         ("version", b"\0AMQP\x03\x01\0\0".to_vec()),
@@ -379,10 +275,7 @@ fn connection_seeds() -> Seeds {
                 content::publish(out, 1, Publish::default(), message(b"body"), 11);
             }),
         ),
-        (
-            "closed",
-            then(opened(0), &|out| method(out, 0, &Method::ConnectionClose(close))),
-        ),
+        ("closed", then(opened(0), &|out| method(out, 0, &Method::ConnectionClose(close)))),
         (
             "refused",
             then(opened(0), &|out| {

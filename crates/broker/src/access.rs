@@ -89,11 +89,7 @@ impl Access {
 
     /// The permissions of a user by virtual host.
     pub fn permissions(&self, user: &str) -> impl Iterator<Item = (&Arc<str>, &Permissions)> {
-        let grants = self
-            .accounts
-            .get(user)
-            .into_iter()
-            .flat_map(|account| &account.grants);
+        let grants = self.accounts.get(user).into_iter().flat_map(|account| &account.grants);
         grants.map(|(vhost, grant)| (vhost, &grant.permissions))
     }
 
@@ -111,10 +107,7 @@ impl Access {
         resource: Resource<'_>,
     ) -> Result<(), Error> {
         let (kind, name) = resource.named();
-        if self
-            .grant(user, vhost)
-            .is_some_and(|grant| grant.pattern(operation).matches(name))
-        {
+        if self.grant(user, vhost).is_some_and(|grant| grant.pattern(operation).matches(name)) {
             return Ok(());
         }
         let text = format!("access to {kind} '{name}' in vhost '{vhost}' refused for user '{user}'");
@@ -126,10 +119,7 @@ impl Access {
         if self.grant(user, vhost).is_some() {
             return Ok(());
         }
-        Err(Error::new(
-            Kind::NotAllowed,
-            format!("access to vhost '{vhost}' refused for user '{user}'"),
-        ))
+        Err(Error::new(Kind::NotAllowed, format!("access to vhost '{vhost}' refused for user '{user}'")))
     }
 
     fn grant(&self, user: &str, vhost: &str) -> Option<&Grant> {
@@ -140,10 +130,7 @@ impl Access {
 /// Changes, for the meta shard's `apply`.
 impl Access {
     pub(crate) fn put_user(&mut self, user: &Arc<User>) {
-        let account = Account {
-            user: Arc::clone(user),
-            grants: OrdMap::new(),
-        };
+        let account = Account { user: Arc::clone(user), grants: OrdMap::new() };
         let account = self.accounts.entry(Arc::clone(&user.name)).or_insert(account);
         account.user = Arc::clone(user);
     }
@@ -154,9 +141,7 @@ impl Access {
 
     pub(crate) fn set_permissions(&mut self, user: &str, vhost: &Arc<str>, permissions: &Permissions) {
         if let Some(account) = self.accounts.get_mut(user) {
-            account
-                .grants
-                .insert(Arc::clone(vhost), Arc::new(Grant::new(permissions)));
+            account.grants.insert(Arc::clone(vhost), Arc::new(Grant::new(permissions)));
         }
     }
 
@@ -195,21 +180,14 @@ pub fn may_connect(user: &str, peer: IpAddr, loopback_users: &[String]) -> Resul
     if !is_confined || peer.to_canonical().is_loopback() {
         return Ok(());
     }
-    Err(Error::new(
-        Kind::Refused,
-        format!("user '{user}' can only connect via localhost"),
-    ))
+    Err(Error::new(Kind::Refused, format!("user '{user}' can only connect via localhost")))
 }
 
 impl Permissions {
     /// All three patterns match every name.
     pub fn full() -> Permissions {
         let all = || ".*".to_owned();
-        Permissions {
-            configure: all(),
-            write: all(),
-            read: all(),
-        }
+        Permissions { configure: all(), write: all(), read: all() }
     }
 
     /// Checks that all three are regular expressions that we can compile.
@@ -270,10 +248,7 @@ impl Pattern {
             "" | "^$" => Ok(Pattern::Nothing),
             _ => match RegexBuilder::new(text).size_limit(PATTERN_SIZE_MAX).build() {
                 Ok(regex) => Ok(Pattern::Regex(regex)),
-                Err(_) => Err(Error::new(
-                    Kind::Invalid,
-                    format!("regular expression '{text}' is invalid"),
-                )),
+                Err(_) => Err(Error::new(Kind::Invalid, format!("regular expression '{text}' is invalid"))),
             },
         }
     }
@@ -294,17 +269,9 @@ mod tests {
 
     fn access(configure: &str, write: &str, read: &str) -> Access {
         let mut access = Access::default();
-        let user = User {
-            name: "u".into(),
-            password: PasswordHash::none(),
-            tags: Vec::new(),
-        };
+        let user = User { name: "u".into(), password: PasswordHash::none(), tags: Vec::new() };
         access.put_user(&Arc::new(user));
-        let permissions = Permissions {
-            configure: configure.into(),
-            write: write.into(),
-            read: read.into(),
-        };
+        let permissions = Permissions { configure: configure.into(), write: write.into(), read: read.into() };
         permissions.check().unwrap();
         access.set_permissions("u", &"/".into(), &permissions);
         access
@@ -313,23 +280,12 @@ mod tests {
     #[test]
     fn a_table_of_patterns_and_names() {
         let mut story = String::new();
-        for pattern in [
-            "",
-            "^$",
-            ".*",
-            "ok",
-            "^ok",
-            "^ok$",
-            "^(amq\\.default|ok)$",
-            "^amq\\.default$",
-            "a|b",
-        ] {
+        for pattern in ["", "^$", ".*", "ok", "^ok", "^ok$", "^(amq\\.default|ok)$", "^amq\\.default$", "a|b"]
+        {
             let access = access("", pattern, "");
             story += &format!("{pattern:?}:");
-            for resource in ["ok", "not-ok", "okay", "b"]
-                .map(Resource::Queue)
-                .into_iter()
-                .chain([Resource::Exchange("")])
+            for resource in
+                ["ok", "not-ok", "okay", "b"].map(Resource::Queue).into_iter().chain([Resource::Exchange("")])
             {
                 let allowed = access.authorize("u", "/", Operation::Write, resource).is_ok();
                 story += &format!(" {}{}", if allowed { "" } else { "-" }, resource.named().1);
@@ -356,10 +312,7 @@ mod tests {
         let mut story = String::new();
         for operation in [Operation::Configure, Operation::Write, Operation::Read] {
             for name in ["c", "w", "r"] {
-                if access
-                    .authorize("u", "/", operation, Resource::Queue(name))
-                    .is_ok()
-                {
+                if access.authorize("u", "/", operation, Resource::Queue(name)).is_ok() {
                     story += &format!("{operation:?} {name}\n");
                 }
             }
@@ -383,21 +336,11 @@ mod tests {
             access.may_enter("u", "/"),
             access.may_enter("u", "other"),
             access.may_enter("nobody", "/"),
-            Permissions {
-                read: "(".into(),
-                ..Permissions::full()
-            }
-            .check(),
-            Permissions {
-                read: "\\w{1000}{1000}".into(),
-                ..Permissions::full()
-            }
-            .check(),
+            Permissions { read: "(".into(), ..Permissions::full() }.check(),
+            Permissions { read: "\\w{1000}{1000}".into(), ..Permissions::full() }.check(),
         ];
-        let story: Vec<_> = refusals
-            .into_iter()
-            .map(|it| it.map_or_else(|error| error.text, |()| "ok".into()))
-            .collect();
+        let story: Vec<_> =
+            refusals.into_iter().map(|it| it.map_or_else(|error| error.text, |()| "ok".into())).collect();
         expect![[r#"
             access to queue 'q' in vhost '/' refused for user 'u'
             access to exchange 'amq.default' in vhost '/' refused for user 'u'

@@ -29,11 +29,7 @@ impl Arguments {
 
     /// The argument `key`.
     pub fn get(&self, key: &str) -> Option<Value<'_>> {
-        if self.is_empty() {
-            None
-        } else {
-            self.table().get(key)
-        }
+        if self.is_empty() { None } else { self.table().get(key) }
     }
 
     /// The argument `key` if it is a string.
@@ -84,9 +80,7 @@ impl From<Arguments> for Bytes {
 
 impl fmt::Debug for Arguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.table().iter().map(|(key, value)| (key, Shown(value))))
-            .finish()
+        f.debug_map().entries(self.table().iter().map(|(key, value)| (key, Shown(value)))).finish()
     }
 }
 

@@ -56,9 +56,7 @@ pub fn parse(json: &str, mut salt: impl FnMut() -> [u8; 16]) -> Result<Definitio
     }
     for user in document.users {
         ignored.note("users[].", &user.rest);
-        changes.push(Change::PutUser {
-            user: user.read(&mut salt)?,
-        });
+        changes.push(Change::PutUser { user: user.read(&mut salt)? });
     }
     for permission in document.permissions {
         ignored.note("permissions[].", &permission.rest);
@@ -73,18 +71,11 @@ pub fn parse(json: &str, mut salt: impl FnMut() -> [u8; 16]) -> Result<Definitio
         changes.push(queue.read()?);
     }
     // The default exchange's bindings, which some tools write, exist anyway.
-    for binding in document
-        .bindings
-        .into_iter()
-        .filter(|binding| !binding.source.is_empty())
-    {
+    for binding in document.bindings.into_iter().filter(|binding| !binding.source.is_empty()) {
         ignored.note("bindings[].", &binding.rest);
         changes.push(binding.read()?);
     }
-    Ok(Definitions {
-        changes,
-        ignored: ignored.0,
-    })
+    Ok(Definitions { changes, ignored: ignored.0 })
 }
 
 /// Collects keys with a value that was not understood.
@@ -176,18 +167,11 @@ impl UserDefinition {
         };
         let tags = match self.tags {
             Tags::List(tags) => tags,
-            Tags::Text(text) => text
-                .split(',')
-                .map(str::trim)
-                .filter(|tag| !tag.is_empty())
-                .map(Arc::from)
-                .collect(),
+            Tags::Text(text) => {
+                text.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(Arc::from).collect()
+            }
         };
-        Ok(User {
-            name: self.name,
-            password,
-            tags,
-        })
+        Ok(User { name: self.name, password, tags })
     }
 }
 
@@ -204,16 +188,8 @@ struct PermissionDefinition {
 
 impl PermissionDefinition {
     fn read(self) -> Change {
-        let permissions = Permissions {
-            configure: self.configure,
-            write: self.write,
-            read: self.read,
-        };
-        Change::SetPermissions {
-            user: self.user,
-            vhost: self.vhost,
-            permissions,
-        }
+        let permissions = Permissions { configure: self.configure, write: self.write, read: self.read };
+        Change::SetPermissions { user: self.user, vhost: self.vhost, permissions }
     }
 }
 
@@ -272,9 +248,7 @@ struct QueueDefinition {
 impl QueueDefinition {
     fn read(mut self) -> Result<Change, Error> {
         if let Some(kind) = self.kind.filter(|kind| kind != "classic") {
-            self.arguments
-                .entry("x-queue-type")
-                .or_insert(Value::String(kind));
+            self.arguments.entry("x-queue-type").or_insert(Value::String(kind));
         }
         Ok(Change::DeclareQueue(DeclareQueue {
             arguments: to_arguments(&self.arguments)?,
@@ -317,17 +291,8 @@ impl BindingDefinition {
             DestinationType::Exchange => Destination::Exchange(self.destination),
         };
         let arguments = to_arguments(&self.arguments)?;
-        let binding = Binding {
-            source: self.source,
-            routing_key: self.routing_key,
-            destination,
-            arguments,
-        };
-        Ok(Change::Bind {
-            vhost: self.vhost,
-            binding,
-            connection: None,
-        })
+        let binding = Binding { source: self.source, routing_key: self.routing_key, destination, arguments };
+        Ok(Change::Bind { vhost: self.vhost, binding, connection: None })
     }
 }
 
@@ -343,10 +308,7 @@ fn to_table(fields: &Map<String, Value>) -> Result<TableBuilder, Error> {
     let mut table = TableBuilder::new();
     for (key, value) in fields {
         if key.len() > NAME_SIZE_MAX {
-            return Err(Error::new(
-                Kind::Invalid,
-                "an argument's name has more than 255 bytes",
-            ));
+            return Err(Error::new(Kind::Invalid, "an argument's name has more than 255 bytes"));
         }
         with_field(value, &mut |field| table.insert(key, field))?;
     }
@@ -376,10 +338,7 @@ fn to_number(number: &serde_json::Number) -> Result<Field<'static>, Error> {
     match (number.as_i64(), number.as_f64()) {
         (Some(integer), _) => Ok(Field::I64(integer)),
         (None, Some(fraction)) if number.is_f64() => Ok(Field::F64(fraction)),
-        _ => Err(Error::new(
-            Kind::Invalid,
-            format!("{number} in arguments does not fit 64 bits"),
-        )),
+        _ => Err(Error::new(Kind::Invalid, format!("{number} in arguments does not fit 64 bits"))),
     }
 }
 
@@ -416,11 +375,7 @@ mod tests {
     #[test]
     fn a_document_becomes_changes() {
         let definitions = parse(DOCUMENT, || [1; 16]).unwrap();
-        let story: Vec<_> = definitions
-            .changes
-            .iter()
-            .map(|change| format!("{change:?}"))
-            .collect();
+        let story: Vec<_> = definitions.changes.iter().map(|change| format!("{change:?}")).collect();
         expect![[r#"
             AddVhost { name: "/" }
             AddVhost { name: "shop" }
@@ -443,10 +398,7 @@ mod tests {
         let mut meta = Meta::new();
         for change in parse(DOCUMENT, || [1; 16]).unwrap().changes {
             let decision = meta.decide(change).unwrap();
-            decision
-                .records
-                .iter()
-                .for_each(|record| drop(meta.apply(record)));
+            decision.records.iter().for_each(|record| drop(meta.apply(record)));
         }
         meta.check();
         let access = meta.topology().access();
@@ -454,9 +406,7 @@ mod tests {
         assert!(access.user("plain").unwrap().password.verify("secret"));
         assert!(!access.user("certificate").unwrap().password.verify(""));
         let mut targets = Vec::new();
-        meta.topology()
-            .route("shop", "x", "a.b", None, &mut targets)
-            .unwrap();
+        meta.topology().route("shop", "x", "a.b", None, &mut targets).unwrap();
         assert_eq!(targets.len(), 1);
     }
 

@@ -41,10 +41,7 @@ pub struct Error {
 impl Error {
     /// An error of `kind` with `text`.
     pub fn new(kind: Kind, text: impl Into<String>) -> Error {
-        Error {
-            kind,
-            text: text.into(),
-        }
+        Error { kind, text: text.into() }
     }
 
     /// The AMQP reply code. This is the only place where kinds become codes.

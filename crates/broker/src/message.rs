@@ -73,13 +73,16 @@ impl Message {
         let route_len = u16::from_be_bytes(*bytes.first_chunk()?);
         let properties_len = u32::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
         let message = Message { bytes, route_len, properties_len };
-        let body_at = HEAD.checked_add(usize::from(route_len))?.checked_add(usize::try_from(properties_len).ok()?)?;
+        let body_at =
+            HEAD.checked_add(usize::from(route_len))?.checked_add(usize::try_from(properties_len).ok()?)?;
         if body_at > message.bytes.len() {
             return None;
         }
         let (exchange, rest) = split_short(message.route())?;
         let (routing_key, rest) = split_short(rest)?;
-        let well_formed = rest.is_empty() && std::str::from_utf8(exchange).is_ok() && std::str::from_utf8(routing_key).is_ok();
+        let well_formed = rest.is_empty()
+            && std::str::from_utf8(exchange).is_ok()
+            && std::str::from_utf8(routing_key).is_ok();
         well_formed.then_some(message)
     }
 
@@ -144,7 +147,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PARTS: Parts<'_> = Parts { exchange: "x", routing_key: "a.b", properties: &[0x10, 0, 2], body: b"hello" };
+    const PARTS: Parts<'_> =
+        Parts { exchange: "x", routing_key: "a.b", properties: &[0x10, 0, 2], body: b"hello" };
 
     #[test]
     fn a_message_gives_back_its_parts() {

@@ -53,12 +53,7 @@ impl Meta {
     pub fn new() -> Meta {
         let mut topology = Topology::default();
         topology.add_vhost(&Arc::from(DEFAULT_VHOST));
-        Meta {
-            topology,
-            owned: BTreeMap::new(),
-            next_queue: 0,
-            reserved: 0,
-        }
+        Meta { topology, owned: BTreeMap::new(), next_queue: 0, reserved: 0 }
     }
 
     /// Ends recovery. Transient queues left no record of their ids, so all reserved ids count as used.
@@ -79,14 +74,8 @@ impl Meta {
     /// If one is broken, which is our bug.
     pub fn check(&self) {
         self.topology.check();
-        assert!(
-            self.next_queue <= self.reserved,
-            "only reserved ids are given out"
-        );
-        assert!(
-            self.topology.queues().all(|queue| queue.id.0 < self.next_queue),
-            "ids are not used twice"
-        );
+        assert!(self.next_queue <= self.reserved, "only reserved ids are given out");
+        assert!(self.topology.queues().all(|queue| queue.id.0 < self.next_queue), "ids are not used twice");
         let mut owned = BTreeMap::<_, BTreeSet<_>>::new();
         for queue in self.topology.queues() {
             if let Some(owner) = queue.exclusive {

@@ -78,9 +78,7 @@ impl PasswordHash {
             "rabbit_password_hashing_sha256" => (SHA256_PREFIX, 32),
             "rabbit_password_hashing_sha512" => (SHA512_PREFIX, 64),
             _ => {
-                return Err(precondition(format!(
-                    "unsupported password hashing algorithm '{algorithm}'"
-                )));
+                return Err(precondition(format!("unsupported password hashing algorithm '{algorithm}'")));
             }
         };
         let bytes = STANDARD
@@ -88,9 +86,7 @@ impl PasswordHash {
             .map_err(|error| precondition(format!("a password hash is not base64: {error}")))?;
         let (found, expected) = (bytes.len(), RABBITMQ_SALT_LEN + digest_len);
         if found != expected {
-            return Err(precondition(format!(
-                "a password hash has {found} bytes, expected {expected}"
-            )));
+            return Err(precondition(format!("a password hash has {found} bytes, expected {expected}")));
         }
         Ok(PasswordHash(format!("{prefix}{hash}")))
     }
@@ -99,17 +95,11 @@ impl PasswordHash {
     ///
     /// Each answer costs one Argon2id, whatever the hash is, so that its timing tells nothing about the user.
     pub fn verify(&self, password: &str) -> bool {
-        let salted = [
-            (SHA256_PREFIX, verify_salted::<Sha256> as Verify),
-            (SHA512_PREFIX, verify_salted::<Sha512>),
-        ]
-        .into_iter()
-        .find_map(|(prefix, verify)| Some((self.0.strip_prefix(prefix)?, verify)));
-        let phc = if salted.is_some() || self.0.is_empty() {
-            DUMMY
-        } else {
-            &self.0
-        };
+        let salted =
+            [(SHA256_PREFIX, verify_salted::<Sha256> as Verify), (SHA512_PREFIX, verify_salted::<Sha512>)]
+                .into_iter()
+                .find_map(|(prefix, verify)| Some((self.0.strip_prefix(prefix)?, verify)));
+        let phc = if salted.is_some() || self.0.is_empty() { DUMMY } else { &self.0 };
         let fits = verify_phc(phc, password);
         let fits = salted.map_or(fits, |(hash, verify)| verify(hash, password));
         fits && !password.is_empty()
@@ -129,22 +119,15 @@ impl PasswordHash {
 /// Hashes do not belong into logs.
 impl fmt::Debug for PasswordHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() {
-            "PasswordHash(none)"
-        } else {
-            "PasswordHash(…)"
-        })
+        f.write_str(if self.0.is_empty() { "PasswordHash(none)" } else { "PasswordHash(…)" })
     }
 }
 
 type Verify = fn(&str, &str) -> bool;
 
 fn verify_phc(hash: &str, password: &str) -> bool {
-    phc::PasswordHash::new(hash).is_ok_and(|hash| {
-        Argon2::default()
-            .verify_password(password.as_bytes(), &hash)
-            .is_ok()
-    })
+    phc::PasswordHash::new(hash)
+        .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
 fn verify_salted<D: Digest>(hash: &str, password: &str) -> bool {
@@ -155,10 +138,7 @@ fn verify_salted<D: Digest>(hash: &str, password: &str) -> bool {
         return false;
     };
     let expected = D::new().chain_update(salt).chain_update(password).finalize();
-    let difference = expected
-        .iter()
-        .zip(digest)
-        .fold(0, |sum, (one, other)| sum | (one ^ other));
+    let difference = expected.iter().zip(digest).fold(0, |sum, (one, other)| sum | (one ^ other));
     digest.len() == expected.len() && difference == 0
 }
 
@@ -198,11 +178,7 @@ mod tests {
 
     #[test]
     fn hashes_that_make_no_sense_are_refused() {
-        let attempts = [
-            (TEST12, "rabbit_password_hashing_md5"),
-            ("%%%", SHA256),
-            ("kI3GCqW5", SHA256),
-        ];
+        let attempts = [(TEST12, "rabbit_password_hashing_md5"), ("%%%", SHA256), ("kI3GCqW5", SHA256)];
         let story =
             attempts.map(|(hash, algorithm)| PasswordHash::from_rabbitmq(hash, algorithm).unwrap_err().text);
         expect![[r#"
@@ -231,9 +207,6 @@ mod tests {
 
     #[test]
     fn a_hash_does_not_show_itself() {
-        assert_eq!(
-            format!("{:?}", PasswordHash::from_rabbitmq(TEST12, SHA256).unwrap()),
-            "PasswordHash(…)"
-        );
+        assert_eq!(format!("{:?}", PasswordHash::from_rabbitmq(TEST12, SHA256).unwrap()), "PasswordHash(…)");
     }
 }

@@ -51,8 +51,7 @@ impl Topology {
 
     /// The virtual host called `name`, or the 530 that RabbitMQ answers.
     pub fn find_vhost(&self, name: &str) -> Result<&Vhost, Error> {
-        self.vhost(name)
-            .ok_or_else(|| Error::new(Kind::NotAllowed, format!("vhost {name} not found")))
+        self.vhost(name).ok_or_else(|| Error::new(Kind::NotAllowed, format!("vhost {name} not found")))
     }
 
     /// All virtual hosts by name.
@@ -84,11 +83,8 @@ impl Topology {
 impl Topology {
     /// Panics if an invariant is broken.
     pub(crate) fn check(&self) {
-        let by_name: OrdMap<_, _> = self
-            .vhosts()
-            .flat_map(Vhost::queues)
-            .map(|queue| (queue.id, Arc::clone(queue)))
-            .collect();
+        let by_name: OrdMap<_, _> =
+            self.vhosts().flat_map(Vhost::queues).map(|queue| (queue.id, Arc::clone(queue))).collect();
         assert_eq!(by_name, self.queues, "queues are known by name and by id");
         let named: usize = self.vhosts().map(|vhost| vhost.queues().count()).sum();
         assert_eq!(named, self.queues.len(), "ids are unique");

@@ -109,21 +109,19 @@ impl World {
     /// Queue 0 is transient, the others are durable.
     fn open_queues(&mut self) {
         for queue in 0..QUEUES {
-            let options = Options { label: format!("queue '{queue}'"), durable: queue > 0, auto_delete: false };
+            let options =
+                Options { label: format!("queue '{queue}'"), durable: queue > 0, auto_delete: false };
             self.shard.open(QueueId(queue), options);
         }
     }
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Publish { connection, queues, persistent, count } => self.publish(connection, &queues, persistent, count),
+            Step::Publish { connection, queues, persistent, count } => {
+                self.publish(connection, &queues, persistent, count)
+            }
             Step::Consume { connection, queue, prefetch, no_ack, priority } => {
-                self.next_consumer += 1;
-                let consumer = self.next_consumer;
-                self.consumers.entry(connection).or_default().push((queue, consumer, no_ack));
-                let window = Window::default();
-                let subscription = Subscription { consumer, channel: 1, no_ack, exclusive: false, priority, prefetch, window };
-                self.send(connection, Command::Request(0, Request::Consume(QueueId(queue), subscription)));
+                self.consume(connection, queue, prefetch, no_ack, priority);
             }
             Step::Cancel { connection } => {
                 if let Some((queue, consumer, _)) = self.consumers.entry(connection).or_default().pop() {
@@ -146,7 +144,8 @@ impl World {
                 }
             }
             Step::Purge { queue } => {
-                let held: BTreeSet<u64> = self.held.values().flatten().filter(|h| h.0.0 == queue).map(|h| h.2).collect();
+                let held: BTreeSet<u64> =
+                    self.held.values().flatten().filter(|h| h.0.0 == queue).map(|h| h.2).collect();
                 self.alive.entry(queue).or_default().retain(|number, _| held.contains(number));
                 self.send(99, Command::Request(0, Request::Purge(QueueId(queue))));
             }
@@ -171,6 +170,16 @@ impl World {
         self.shard.check();
     }
 
+    fn consume(&mut self, connection: u64, queue: u64, prefetch: u32, no_ack: bool, priority: i32) {
+        self.next_consumer += 1;
+        let consumer = self.next_consumer;
+        self.consumers.entry(connection).or_default().push((queue, consumer, no_ack));
+        let window = Window::default();
+        let subscription =
+            Subscription { consumer, channel: 1, no_ack, exclusive: false, priority, prefetch, window };
+        self.send(connection, Command::Request(0, Request::Consume(QueueId(queue), subscription)));
+    }
+
     fn publish(&mut self, connection: u64, queues: &BTreeSet<u64>, persistent: bool, count: u8) {
         let route: Arc<[QueueId]> = queues.iter().map(|queue| QueueId(*queue)).collect();
         let mut batch = Batch { routes: vec![route], messages: Vec::new() };
@@ -182,7 +191,12 @@ impl World {
                 self.alive.entry(*queue).or_default().insert(number, stored);
             }
             self.confirms.entry(connection).or_default().insert(number);
-            batch.messages.push(Publish { message: message(number), persistent, route: 0, confirm: Some((1, number)) });
+            batch.messages.push(Publish {
+                message: message(number),
+                persistent,
+                route: 0,
+                confirm: Some((1, number)),
+            });
         }
         self.send(connection, Command::Publish(batch));
     }
@@ -222,14 +236,21 @@ impl World {
         match effect {
             Effect::Deliver(delivery) => {
                 let consumers = self.consumers.entry(connection).or_default();
-                let no_ack = consumers.iter().find(|(_, number, _)| *number == delivery.consumer).expect("a known consumer").2;
+                let no_ack = consumers
+                    .iter()
+                    .find(|(_, number, _)| *number == delivery.consumer)
+                    .expect("a known consumer")
+                    .2;
                 *self.unwritten.entry(connection).or_default() += delivery.message.size() + 64;
                 self.take_delivery(connection, &delivery, no_ack);
             }
             Effect::Confirm { first, last, .. } => {
                 assert!(committed || first == last || first < last);
                 for number in first..=last {
-                    assert!(self.confirms.entry(connection).or_default().remove(&number), "{number} confirmed once");
+                    assert!(
+                        self.confirms.entry(connection).or_default().remove(&number),
+                        "{number} confirmed once"
+                    );
                     self.confirmed += 1;
                 }
             }
@@ -246,7 +267,11 @@ impl World {
         let number = number_of(&delivery.message);
         let queue = self.alive.entry(delivery.queue.0).or_default();
         let waiting = queue.get_mut(&number).expect("only what is in the queue is delivered");
-        assert_eq!(delivery.redelivered, waiting.delivered_before, "message {number} of queue {}", delivery.queue);
+        assert_eq!(
+            delivery.redelivered, waiting.delivered_before,
+            "message {number} of queue {}",
+            delivery.queue
+        );
         waiting.delivered_before = true;
         if no_ack {
             queue.remove(&number);
@@ -286,15 +311,24 @@ impl World {
                 let get = Request::Get { queue: QueueId(queue), channel: 1, no_ack: false };
                 self.shard.handle(ConnectionId(77), Command::Request(0, get), &mut self.journal);
                 let (_, effects) = self.shard.poll_effects().expect("an answer");
-                let Some(Effect::Reply(_, Ok(Reply::Got(got, _)))) = effects.into_iter().next() else { panic!("an answer") };
+                let Some(Effect::Reply(_, Ok(Reply::Got(got, _)))) = effects.into_iter().next() else {
+                    panic!("an answer")
+                };
                 let Some(delivery) = got else { break };
                 seen.push((number_of(&delivery.message), delivery.redelivered));
             }
             let alive = self.alive.entry(queue).or_default();
-            assert_eq!(seen.iter().map(|s| s.0).collect::<Vec<_>>(), alive.keys().copied().collect::<Vec<_>>(), "queue {queue}");
+            assert_eq!(
+                seen.iter().map(|s| s.0).collect::<Vec<_>>(),
+                alive.keys().copied().collect::<Vec<_>>(),
+                "queue {queue}"
+            );
             for (number, redelivered) in seen {
                 let waiting = alive.get_mut(&number).expect("just compared");
-                assert!(redelivered || !waiting.delivered_before, "message {number} lost its redelivered flag");
+                assert!(
+                    redelivered || !waiting.delivered_before,
+                    "message {number} lost its redelivered flag"
+                );
                 waiting.delivered_before = true;
             }
         }
@@ -321,8 +355,13 @@ impl World {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "a test may ask how long it shall run")]
+fn cases() -> u32 {
+    std::env::var("LEVERET_CASES").map_or(500, |cases| cases.parse().expect("LEVERET_CASES is a number"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: std::env::var("LEVERET_CASES").map_or(500, |n| n.parse().unwrap()), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn a_message_is_neither_lost_nor_stuck(steps in proptest::collection::vec(step(), 1..120)) {

@@ -198,7 +198,7 @@ const KEYS: [&str; 14] = [
     "disk-free-min",
 ];
 
-fn within<T: PartialOrd + std::fmt::Display>(key: &str, value: T, min: T, max: T) -> Result<T> {
+fn within<T: Copy + PartialOrd + std::fmt::Display>(key: &str, value: T, min: T, max: T) -> Result<T> {
     if value < min || value > max {
         bail!("{key} is {value}, expected {min} to {max}");
     }

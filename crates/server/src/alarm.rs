@@ -74,7 +74,11 @@ fn is_over(on: bool, value: u64, limit: u64) -> bool {
 
 fn report(before: Alarms, now: Alarms, bytes: u64, limits: &Limits) {
     if now.memory && !before.memory {
-        warn!(bytes, limit = limits.message_bytes_max, "memory alarm: publishers are blocked until consumers catch up");
+        warn!(
+            bytes,
+            limit = limits.message_bytes_max,
+            "memory alarm: publishers are blocked until consumers catch up"
+        );
     }
     if now.disk && !before.disk {
         warn!(free_min = limits.disk_free_min, dir = %limits.data_dir.display(), "disk alarm: publishers are blocked until there is room");
@@ -96,7 +100,10 @@ mod tests {
     #[test]
     fn an_alarm_goes_on_above_the_limit_and_off_well_below() {
         let over = |on, value| is_over(on, value, 1000);
-        assert_eq!([over(false, 1000), over(false, 1001), over(true, 950), over(true, 900)], [false, true, true, false]);
+        assert_eq!(
+            [over(false, 1000), over(false, 1001), over(true, 950), over(true, 900)],
+            [false, true, true, false]
+        );
     }
 
     #[test]

@@ -43,9 +43,14 @@ impl Logins {
         if known && self.lock().contains(&digest) {
             return true;
         }
-        let Ok(_place) = self.waiting.try_acquire() else { return false };
-        let Ok(_turn) = self.turns.acquire().await else { return false };
-        let right = tokio::task::spawn_blocking(move || hash.verify(&password)).await.unwrap_or(false) && known;
+        let Ok(_place) = self.waiting.try_acquire() else {
+            return false;
+        };
+        let Ok(_turn) = self.turns.acquire().await else {
+            return false;
+        };
+        let right =
+            tokio::task::spawn_blocking(move || hash.verify(&password)).await.unwrap_or(false) && known;
         if right {
             self.remember(digest);
         }

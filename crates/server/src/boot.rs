@@ -63,7 +63,8 @@ fn shard_count(config: &Config, directory: &Path) -> Result<usize, Failure> {
     let path = directory.join("shards");
     match std::fs::read_to_string(&path) {
         Ok(text) => {
-            let wrong = || Failure(format!("{}: expected a number of shards, found {text:?}", path.display()));
+            let wrong =
+                || Failure(format!("{}: expected a number of shards, found {text:?}", path.display()));
             let count: usize = text.trim().parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
             if count != config.shards {
                 info!(count, wanted = config.shards, "the data directory keeps its number of shards");

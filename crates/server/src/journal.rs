@@ -51,9 +51,9 @@ impl Journal {
         Files<D>: Send,
     {
         let (orders, inbox) = channel();
-        let thread = std::thread::Builder::new()
-            .name(format!("journal-{name}"))
-            .spawn(move || Writer { files, report, buffers: Vec::new() }.run(&inbox))?;
+        let thread = std::thread::Builder::new().name(format!("journal-{name}")).spawn(move || {
+            Writer { files, report, buffers: Vec::new() }.run(&inbox);
+        })?;
         Ok(Journal { orders: Some(orders), thread: Some(thread) })
     }
 
@@ -127,7 +127,12 @@ impl<D: Disk, R: Fn(Progress)> Writer<D, R> {
     }
 
     /// Carries out all orders that wait.
-    fn take_all(&mut self, first: Order, inbox: &Receiver<Order>, mut unsynced: Unsynced) -> store::Result<Unsynced> {
+    fn take_all(
+        &mut self,
+        first: Order,
+        inbox: &Receiver<Order>,
+        mut unsynced: Unsynced,
+    ) -> store::Result<Unsynced> {
         let mut next = Some(first);
         while let Some(order) = next {
             match order {

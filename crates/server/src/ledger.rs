@@ -73,7 +73,8 @@ impl Recovery {
 
     /// The next record of the journal.
     pub fn replay(&mut self, record: &Record<'_>) -> store::Result<()> {
-        let decoded = record::Record::decode(record.kind, record.version, record.payload).ok_or_else(|| unknown(record))?;
+        let decoded = record::Record::decode(record.kind, record.version, record.payload)
+            .ok_or_else(|| unknown(record))?;
         self.shard.recover(record.lsn.0, decoded);
         Ok(())
     }
@@ -82,7 +83,15 @@ impl Recovery {
     pub fn finish(mut self, oldest: Lsn, next: Lsn, budget: Budget) -> Ledger {
         self.shard.recovered();
         self.shard.committed(next.0);
-        Ledger { shard: self.shard, log: TailLog(Tail::new(next)), budget, synced: next, oldest, asked: next, shortening: None }
+        Ledger {
+            shard: self.shard,
+            log: TailLog(Tail::new(next)),
+            budget,
+            synced: next,
+            oldest,
+            asked: next,
+            shortening: None,
+        }
     }
 }
 
@@ -110,7 +119,12 @@ impl Ledger {
 
     /// The journal is durable below `synced`, and its oldest file begins at `oldest`. The rounds whose buffers come back
     /// are filled again. Returns up to where the journal can be forgotten now, and a round if the journal is shortened.
-    pub fn synced(&mut self, synced: Lsn, oldest: Lsn, buffers: Vec<Vec<u8>>) -> (Option<Lsn>, Option<Pending>) {
+    pub fn synced(
+        &mut self,
+        synced: Lsn,
+        oldest: Lsn,
+        buffers: Vec<Vec<u8>>,
+    ) -> (Option<Lsn>, Option<Pending>) {
         self.synced = synced;
         self.oldest = oldest;
         self.log.0.synced(synced);

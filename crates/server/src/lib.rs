@@ -145,7 +145,16 @@ impl Server {
         });
         let listener = tokio::spawn(listener::run(socket, shared));
         info!(%address, "listening for AMQP");
-        Ok(Server { address, stop, failed, connections, connections_max, listener, owners: owners.tasks, _lock: lock })
+        Ok(Server {
+            address,
+            stop,
+            failed,
+            connections,
+            connections_max,
+            listener,
+            owners: owners.tasks,
+            _lock: lock,
+        })
     }
 
     /// Where AMQP clients connect.
@@ -194,6 +203,27 @@ impl Server {
 pub(crate) fn escape(text: &str) -> String {
     const LENGTH_MAX: usize = 256;
     let end = text.floor_char_boundary(LENGTH_MAX);
-    let more = if end < text.len() { "…" } else { "" };
-    format!("{}{more}", text[..end].escape_debug())
+    let mut escaped = String::with_capacity(end);
+    for c in text[..end].chars() {
+        if c.is_control() {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    if end < text.len() {
+        escaped.push('…');
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn what_clients_send_stays_on_one_short_line() {
+        assert_eq!(escape("queue 'ä'\r\n\u{1b}[31m"), r"queue 'ä'\r\n\u{1b}[31m");
+        assert_eq!(escape(&"x".repeat(1000)).chars().count(), 257);
+    }
 }

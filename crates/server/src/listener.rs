@@ -41,7 +41,9 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>) {
             _ = stop.changed() => return,
         };
         match accepted {
-            Ok((stream, peer)) => greet(stream, peer, ConnectionId(next.fetch_add(1, Ordering::Relaxed)), &shared),
+            Ok((stream, peer)) => {
+                greet(stream, peer, ConnectionId(next.fetch_add(1, Ordering::Relaxed)), &shared)
+            }
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -69,6 +71,7 @@ fn greet(stream: TcpStream, peer: SocketAddr, id: ConnectionId, shared: &Arc<Sha
 /// Small messages go at once, and a machine that vanished is noticed even without heartbeats.
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
     socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }

@@ -197,7 +197,11 @@ impl Task {
             }
             effects.extend(self.meta.apply(record));
         }
-        let end = if decision.durable { self.tail.next_lsn() } else { self.held.back().map_or(Lsn::ZERO, |last| last.end) };
+        let end = if decision.durable {
+            self.tail.next_lsn()
+        } else {
+            self.held.back().map_or(Lsn::ZERO, |last| last.end)
+        };
         let topology = self.meta.topology().clone();
         let held = Held { end, effects, topology, answer, reply: decision.reply };
         if end == Lsn::ZERO {
@@ -244,7 +248,8 @@ impl Task {
     /// Writes the whole state anew when what is in the journal is much more than that.
     fn compact(&mut self, journal_bytes: u64) {
         let records: Vec<_> = self.meta.snapshot_records().map(|record| record.encode()).collect();
-        let state_bytes: usize = records.iter().map(|payload| payload.len() + store::RECORD_HEADER_SIZE).sum();
+        let state_bytes: usize =
+            records.iter().map(|payload| payload.len() + store::RECORD_HEADER_SIZE).sum();
         if journal_bytes < 1 << 20 || journal_bytes < 4 * state_bytes as u64 {
             return;
         }

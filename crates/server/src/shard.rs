@@ -130,7 +130,8 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         recovered.open(queue, options);
     }
     let name = format!("shard-{}", start.number);
-    let (files, report) = recovery::open(start.directory, &name, start.journal, &mut |record| recovered.replay(&record))?;
+    let (files, report) =
+        recovery::open(start.directory, &name, start.journal, &mut |record| recovered.replay(&record))?;
     let ledger = recovered.finish(files.oldest(), report.next, start.journal.budget());
     let (inbox, inputs) = unbounded_channel();
     // The thread must not keep the shard alive.
@@ -200,7 +201,8 @@ impl Task {
     fn apply(&mut self, round: &mut Vec<Input>) {
         let mut permits = Vec::new();
         for input in round.drain(..) {
-            if self.is_behind() && !matches!(input, Input::Journal(_)) {
+            let hold = self.is_behind() || !self.deferred.is_empty();
+            if hold && !matches!(input, Input::Journal(_)) {
                 self.deferred.push(input);
                 continue;
             }

@@ -21,10 +21,7 @@ pub fn print<D: Disk>(
     let bytes = read(disk, path)?;
     let failed = |error: io::Error| Error::io("print", path, &error);
     let Some(base) = print_header(&bytes, path, out)? else {
-        let what = format!(
-            "{} is no journal file: neither its header nor its name is",
-            path.display()
-        );
+        let what = format!("{} is no journal file: neither its header nor its name is", path.display());
         return Err(Error::new(Kind::Foreign, what));
     };
     let records = bytes.get(FILE_HEADER_SIZE..).unwrap_or_default();
@@ -39,15 +36,11 @@ pub fn print<D: Disk>(
 }
 
 fn read<D: Disk>(disk: &D, path: &Path) -> Result<Vec<u8>> {
-    let file = disk
-        .open_to_read(path)
-        .map_err(|error| Error::io("open", path, &error))?;
+    let file = disk.open_to_read(path).map_err(|error| Error::io("open", path, &error))?;
     let len = file.len().map_err(|error| Error::io("measure", path, &error))?;
     let len = usize::try_from(len).map_err(|error| Error::io("read", path, &io::Error::other(error)))?;
     let mut bytes = vec![0; len];
-    let read = file
-        .read_at(0, &mut bytes)
-        .map_err(|error| Error::io("read", path, &error))?;
+    let read = file.read_at(0, &mut bytes).map_err(|error| Error::io("read", path, &error))?;
     bytes.truncate(read);
     Ok(bytes)
 }
@@ -56,12 +49,7 @@ fn read<D: Disk>(disk: &D, path: &Path) -> Result<Vec<u8>> {
 fn print_header(bytes: &[u8], path: &Path, out: &mut impl Write) -> Result<Option<Lsn>> {
     let named = path.file_name().and_then(|name| base_of(name.to_str()?));
     let (text, base) = match FileHeader::decode(bytes) {
-        HeaderRead::Valid(FileHeader {
-            journal,
-            base,
-            previous,
-            previous_end,
-        }) => {
+        HeaderRead::Valid(FileHeader { journal, base, previous, previous_end }) => {
             let before = match previous == base {
                 true => "the first file".to_owned(),
                 false => format!("after {previous}, which ends at {previous_end}"),
@@ -69,10 +57,7 @@ fn print_header(bytes: &[u8], path: &Path, out: &mut impl Write) -> Result<Optio
             (format!("journal {journal}, base {base}, {before}"), Some(base))
         }
         HeaderRead::Newer(format) => {
-            let what = format!(
-                "{} has format {format}, which this version cannot read",
-                path.display()
-            );
+            let what = format!("{} has format {format}, which this version cannot read", path.display());
             return Err(Error::new(Kind::Unsupported, what));
         }
         HeaderRead::Damaged => match named {
@@ -85,20 +70,12 @@ fn print_header(bytes: &[u8], path: &Path, out: &mut impl Write) -> Result<Optio
 }
 
 fn line(record: &Record<'_>, describe: &dyn Fn(u8, u8, &[u8]) -> String) -> String {
-    let Record {
-        lsn,
-        kind,
-        version,
-        payload,
-    } = *record;
+    let Record { lsn, kind, version, payload } = *record;
     let text = match record.mark() {
         Some(synced) => format!("mark: synced below {synced}"),
         None => describe(kind, version, payload),
     };
-    format!(
-        "{lsn:>12}  kind {kind:<3} v{version}  {:>8} B  {text}",
-        payload.len()
-    )
+    format!("{lsn:>12}  kind {kind:<3} v{version}  {:>8} B  {text}", payload.len())
 }
 
 fn print_stop(len: usize, base: Lsn, stop: Stop, out: &mut impl Write) -> io::Result<()> {

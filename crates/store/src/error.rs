@@ -34,10 +34,7 @@ pub enum Kind {
 impl Error {
     /// An error of `kind` with its explanation.
     pub fn new(kind: Kind, text: impl Into<String>) -> Error {
-        Error {
-            kind,
-            text: text.into(),
-        }
+        Error { kind, text: text.into() }
     }
 
     /// An I/O error while `doing` ("write to", "sync") something to the file at `path`.

@@ -93,8 +93,7 @@ impl<D: Disk> Files<D> {
         options: Options,
         visit: &mut dyn FnMut(Record<'_>) -> Result<()>,
     ) -> Result<(Files<D>, Recovered)> {
-        disk.create_dir(dir)
-            .map_err(|error| Error::io("create", dir, &error))?;
+        disk.create_dir(dir).map_err(|error| Error::io("create", dir, &error))?;
         let names = disk.list(dir).map_err(|error| Error::io("list", dir, &error))?;
         let (segments, recovered) = recovery::recover(&disk, dir, &names, options.journal, visit)?;
         let mut files = Files {
@@ -119,11 +118,7 @@ impl<D: Disk> Files<D> {
         if round.is_empty() {
             return Ok(());
         }
-        assert_eq!(
-            round.first(),
-            self.end,
-            "rounds are written in the order they were taken"
-        );
+        assert_eq!(round.first(), self.end, "rounds are written in the order they were taken");
         let outcome = self.try_write(round);
         self.remember(outcome)
     }
@@ -183,10 +178,7 @@ impl<D: Disk> Files<D> {
     }
 
     fn try_write(&mut self, round: &Round) -> Result<()> {
-        let used = self
-            .current
-            .as_ref()
-            .map(|current| self.end.since(current.base) as u64);
+        let used = self.current.as_ref().map(|current| self.end.since(current.base) as u64);
         if used.is_none_or(|used| used >= self.options.file_size) {
             self.roll()?;
         }
@@ -195,9 +187,7 @@ impl<D: Disk> Files<D> {
         self.allocate(position + round.bytes().len() as u64)?;
         let current = self.current.as_mut().expect("a roll leaves a file to write");
         current.unsynced = true;
-        let written = current
-            .file
-            .write_at(FILE_HEADER_SIZE as u64 + position, round.bytes());
+        let written = current.file.write_at(FILE_HEADER_SIZE as u64 + position, round.bytes());
         written.map_err(|error| Error::io("write to", &current.path, &error))?;
         self.end = round.end();
         Ok(())
@@ -227,33 +217,19 @@ impl<D: Disk> Files<D> {
         if let Some(mut full) = self.current.take() {
             // The next header claims that all below is durable.
             full.sync()?;
-            self.sealed
-                .push_back(Segment::filled(full.base, self.end, full.len()));
+            self.sealed.push_back(Segment::filled(full.base, self.end, full.len()));
         }
         let base = self.end;
-        let last = self
-            .sealed
-            .back()
-            .map_or((base, base), |segment| (segment.base, segment.end));
-        let header = FileHeader {
-            journal: self.options.journal,
-            base,
-            previous: last.0,
-            previous_end: last.1,
-        };
+        let last = self.sealed.back().map_or((base, base), |segment| (segment.base, segment.end));
+        let header =
+            FileHeader { journal: self.options.journal, base, previous: last.0, previous_end: last.1 };
         let path = self.dir.join(file_name(base));
         let (mut file, blank) = self.blank(&path)?;
         let len = self.begin(&mut file, &header);
         let len = len.map_err(|error| Error::io("write the header of", &blank, &error))?;
         self.publish(&blank, &path)?;
         let allocated = len - FILE_HEADER_SIZE as u64;
-        self.current = Some(Current {
-            file,
-            path,
-            base,
-            allocated,
-            unsynced: false,
-        });
+        self.current = Some(Current { file, path, base, allocated, unsynced: false });
         Ok(())
     }
 
@@ -282,12 +258,8 @@ impl<D: Disk> Files<D> {
 
     /// Gives a finished file its name, durably.
     fn publish(&self, from: &Path, to: &Path) -> Result<()> {
-        self.disk
-            .rename(from, to)
-            .map_err(|error| Error::io("rename", from, &error))?;
-        self.disk
-            .sync_dir(&self.dir)
-            .map_err(|error| Error::io("sync", &self.dir, &error))
+        self.disk.rename(from, to).map_err(|error| Error::io("rename", from, &error))?;
+        self.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, &error))
     }
 
     fn try_forget(&mut self, before: Lsn) -> Result<()> {
@@ -304,12 +276,8 @@ impl<D: Disk> Files<D> {
                 self.publish(&path, &self.dir.join(&spare))?;
                 self.spares.push(spare);
             } else {
-                self.disk
-                    .remove(&path)
-                    .map_err(|error| Error::io("remove", &path, &error))?;
-                self.disk
-                    .sync_dir(&self.dir)
-                    .map_err(|error| Error::io("sync", &self.dir, &error))?;
+                self.disk.remove(&path).map_err(|error| Error::io("remove", &path, &error))?;
+                self.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, &error))?;
             }
             self.sealed.pop_front();
         }
@@ -330,9 +298,7 @@ impl<D: Disk> Files<D> {
                 self.spares.push(name);
             } else if name.ends_with(".spare") || name.ends_with(".new") {
                 let path = self.dir.join(&name);
-                self.disk
-                    .remove(&path)
-                    .map_err(|error| Error::io("remove", &path, &error))?;
+                self.disk.remove(&path).map_err(|error| Error::io("remove", &path, &error))?;
             }
         }
         Ok(())
@@ -346,9 +312,7 @@ impl<F: File> Current<F> {
 
     fn sync(&mut self) -> Result<()> {
         if self.unsynced {
-            self.file
-                .sync()
-                .map_err(|error| Error::io("sync", &self.path, &error))?;
+            self.file.sync().map_err(|error| Error::io("sync", &self.path, &error))?;
             self.unsynced = false;
         }
         Ok(())

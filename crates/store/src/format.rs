@@ -65,10 +65,7 @@ impl Lsn {
 
     /// Bytes from `base` to here; this must not lie below `base`.
     pub(crate) fn since(self, base: Lsn) -> usize {
-        let distance = self
-            .0
-            .checked_sub(base.0)
-            .expect("callers compare positions before they subtract");
+        let distance = self.0.checked_sub(base.0).expect("callers compare positions before they subtract");
         usize::try_from(distance).expect("a file is smaller than the address space")
     }
 }
@@ -157,12 +154,7 @@ pub(crate) fn record_at(bytes: &[u8], at: usize, base: Lsn) -> Option<Record<'_>
     if checksum(lsn, &record[4..]) != expected {
         return None;
     }
-    Some(Record {
-        lsn,
-        kind: record[8],
-        version: record[9],
-        payload: &record[RECORD_HEADER_SIZE..],
-    })
+    Some(Record { lsn, kind: record[8], version: record[9], payload: &record[RECORD_HEADER_SIZE..] })
 }
 
 /// The size of the record at `at` if its header can be one and it ends within `bytes`. Zeros cannot: they
@@ -227,12 +219,7 @@ impl FileHeader {
         }
         let lsn = |at: usize| Lsn(u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i])));
         let journal = u32::from_le_bytes(std::array::from_fn(|i| bytes[8 + i]));
-        HeaderRead::Valid(FileHeader {
-            journal,
-            base: lsn(16),
-            previous: lsn(24),
-            previous_end: lsn(32),
-        })
+        HeaderRead::Valid(FileHeader { journal, base: lsn(16), previous: lsn(24), previous_end: lsn(32) })
     }
 }
 
@@ -243,11 +230,6 @@ pub(crate) fn file_name(base: Lsn) -> String {
 
 /// The base in a file's name; `None` for the name of anything else.
 pub(crate) fn base_of(name: &str) -> Option<Lsn> {
-    let digits = name
-        .strip_suffix(".journal")
-        .filter(|digits| digits.len() == 20)?;
-    digits
-        .bytes()
-        .all(|digit| digit.is_ascii_digit())
-        .then(|| digits.parse().ok().map(Lsn))?
+    let digits = name.strip_suffix(".journal").filter(|digits| digits.len() == 20)?;
+    digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok().map(Lsn))?
 }

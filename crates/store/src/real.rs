@@ -18,11 +18,7 @@ impl Disk for RealDisk {
     type File = fs::File;
 
     fn create(&self, path: &Path) -> io::Result<fs::File> {
-        fs::File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
+        fs::File::options().read(true).write(true).create_new(true).open(path)
     }
 
     fn open(&self, path: &Path) -> io::Result<fs::File> {
@@ -34,11 +30,8 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        let missing: Vec<PathBuf> = dir
-            .ancestors()
-            .take_while(|dir| !dir.exists())
-            .map(Path::to_path_buf)
-            .collect();
+        let missing: Vec<PathBuf> =
+            dir.ancestors().take_while(|dir| !dir.exists()).map(Path::to_path_buf).collect();
         fs::create_dir_all(dir)?;
         // A new directory is durable when the directory that holds it was synced.
         for dir in missing.iter().rev() {

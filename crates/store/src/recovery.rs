@@ -77,13 +77,7 @@ pub(crate) struct Segment {
 impl Segment {
     /// A file that was just filled.
     pub(crate) fn filled(base: Lsn, end: Lsn, len: u64) -> Segment {
-        Segment {
-            name: file_name(base),
-            base,
-            end,
-            len,
-            header: None,
-        }
+        Segment { name: file_name(base), base, end, len, header: None }
     }
 }
 
@@ -95,12 +89,7 @@ pub(crate) fn recover<D: Disk>(
     journal: u32,
     visit: &mut dyn FnMut(Record<'_>) -> Result<()>,
 ) -> Result<(Vec<Segment>, Recovered)> {
-    let mut recovery = Recovery {
-        disk,
-        dir,
-        recovered: Recovered::default(),
-        buffer: Vec::new(),
-    };
+    let mut recovery = Recovery { disk, dir, recovered: Recovered::default(), buffer: Vec::new() };
     let mut segments = recovery.segments(names, journal)?;
     for index in 0..segments.len() {
         let (done, rest) = segments.split_at_mut(index + 1);
@@ -120,8 +109,7 @@ fn next_base(segments: &[Segment]) -> Lsn {
         let named = base_of(&segment.name).unwrap_or_default();
         segment.end.max(named).max(Lsn(segment.base.0 + records))
     });
-    end.max()
-        .map_or(Lsn::ZERO, |end| Lsn((end.0 / BASE_STEP + 1) * BASE_STEP))
+    end.max().map_or(Lsn::ZERO, |end| Lsn((end.0 / BASE_STEP + 1) * BASE_STEP))
 }
 
 struct Recovery<'a, D> {
@@ -144,10 +132,7 @@ impl<D: Disk> Recovery<'_, D> {
         segments.dedup_by(|second, first| {
             let copy = second.base == first.base;
             if copy {
-                let why = format!(
-                    "a second file with the records from {} on; it is left out",
-                    first.base
-                );
+                let why = format!("a second file with the records from {} on; it is left out", first.base);
                 self.damage(&second.name, second.base, second.base..second.base, why);
             }
             copy
@@ -157,14 +142,9 @@ impl<D: Disk> Recovery<'_, D> {
 
     fn segment(&mut self, name: &str, named: Lsn, journal: u32) -> Result<Segment> {
         let path = self.dir.join(name);
-        let file = self
-            .disk
-            .open_to_read(&path)
-            .map_err(|error| Error::io("open", &path, &error))?;
+        let file = self.disk.open_to_read(&path).map_err(|error| Error::io("open", &path, &error))?;
         let mut bytes = [0; FILE_HEADER_SIZE];
-        let read = file
-            .read_at(0, &mut bytes)
-            .map_err(|error| Error::io("read", &path, &error))?;
+        let read = file.read_at(0, &mut bytes).map_err(|error| Error::io("read", &path, &error))?;
         let len = file.len().map_err(|error| Error::io("measure", &path, &error))?;
         let header = self.header(&bytes[..read], name, journal)?;
         let base = header.map_or(named, |header| header.base);
@@ -176,13 +156,7 @@ impl<D: Disk> Recovery<'_, D> {
         if let Some(why) = why {
             self.damage(name, base, base..base, why);
         }
-        Ok(Segment {
-            name: name.to_owned(),
-            base,
-            end: base,
-            len,
-            header,
-        })
+        Ok(Segment { name: name.to_owned(), base, end: base, len, header })
     }
 
     fn header(&self, bytes: &[u8], name: &str, journal: u32) -> Result<Option<FileHeader>> {
@@ -192,11 +166,7 @@ impl<D: Disk> Recovery<'_, D> {
             HeaderRead::Valid(header) if header.journal == journal => Ok(Some(header)),
             HeaderRead::Valid(header) => Err(Error::new(
                 Kind::Foreign,
-                format!(
-                    "{} belongs to journal {}, not to journal {journal}",
-                    path.display(),
-                    header.journal
-                ),
+                format!("{} belongs to journal {}, not to journal {journal}", path.display(), header.journal),
             )),
             HeaderRead::Newer(format) => Err(Error::new(
                 Kind::Unsupported,
@@ -248,10 +218,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// Reads the bytes after the header, up to `limit`.
     fn load(&self, segment: &Segment, limit: Option<Lsn>, bytes: &mut Vec<u8>) -> Result<()> {
         let path = self.dir.join(&segment.name);
-        let file = self
-            .disk
-            .open_to_read(&path)
-            .map_err(|error| Error::io("open", &path, &error))?;
+        let file = self.disk.open_to_read(&path).map_err(|error| Error::io("open", &path, &error))?;
         let records = Lsn(segment.base.0 + segment.len.saturating_sub(FILE_HEADER_SIZE as u64));
         let end = limit.map_or(records, |limit| limit.min(records));
         bytes.resize(end.since(segment.base), 0);
@@ -265,27 +232,13 @@ impl<D: Disk> Recovery<'_, D> {
         let Some(next) = next else {
             if stop.torn {
                 let offset = offset_of(stop.lsn, segment.base);
-                self.recovered.torn = Some(Torn {
-                    file: segment.name.clone(),
-                    offset,
-                    lsn: stop.lsn,
-                });
+                self.recovered.torn = Some(Torn { file: segment.name.clone(), offset, lsn: stop.lsn });
             }
             return;
         };
         let (file, base, to, why) = match next.header {
-            Some(header) => (
-                file_name(header.previous),
-                header.previous,
-                header.previous_end,
-                "is missing",
-            ),
-            None => (
-                next.name.clone(),
-                next.base,
-                next.base,
-                "does not tell where the file before it ends",
-            ),
+            Some(header) => (file_name(header.previous), header.previous, header.previous_end, "is missing"),
+            None => (next.name.clone(), next.base, next.base, "does not tell where the file before it ends"),
         };
         if end == End::Open && stop.lsn < to {
             self.damage(&file, base, stop.lsn..to, format!("the file {why}"));
@@ -293,33 +246,18 @@ impl<D: Disk> Recovery<'_, D> {
     }
 
     fn damage(&mut self, file: &str, base: Lsn, lsns: std::ops::Range<Lsn>, why: String) {
-        let offset = if lsns.is_empty() {
-            0
-        } else {
-            offset_of(lsns.start, base)
-        };
+        let offset = if lsns.is_empty() { 0 } else { offset_of(lsns.start, base) };
         let (from, to) = (lsns.start, lsns.end);
-        self.recovered.damaged.push(Damage {
-            file: file.to_owned(),
-            offset,
-            from,
-            to,
-            why,
-        });
+        self.recovered.damaged.push(Damage { file: file.to_owned(), offset, from, to, why });
     }
 
     /// A killed process leaves bytes that are not on the disk yet but were visited here. All files but the
     /// last were synced before the next was made.
     fn sync(&self, last: &Segment) -> Result<()> {
         let path = self.dir.join(&last.name);
-        let mut file = self
-            .disk
-            .open(&path)
-            .map_err(|error| Error::io("open", &path, &error))?;
+        let mut file = self.disk.open(&path).map_err(|error| Error::io("open", &path, &error))?;
         file.sync().map_err(|error| Error::io("sync", &path, &error))?;
-        self.disk
-            .sync_dir(self.dir)
-            .map_err(|error| Error::io("sync", self.dir, &error))
+        self.disk.sync_dir(self.dir).map_err(|error| Error::io("sync", self.dir, &error))
     }
 }
 

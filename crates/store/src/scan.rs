@@ -58,10 +58,7 @@ pub(crate) fn walk(
         let from = base.plus(at);
         let Some(synced) = proof.filter(|synced| from < *synced) else {
             let begun = || written_at(bytes, at) || marks_after(bytes, at, base).next().is_some();
-            return Ok(Stop {
-                lsn: from,
-                torn: end == End::Open && begun(),
-            });
+            return Ok(Stop { lsn: from, torn: end == End::Open && begun() });
         };
         let to = next_valid(bytes, at, base).map_or(synced, |next| base.plus(next));
         found(Found::Damaged { from, to })?;
@@ -82,18 +79,12 @@ fn marks_after(bytes: &[u8], at: usize, base: Lsn) -> impl Iterator<Item = (usiz
     // length 8, kind 0, the version, reserved 0
     const SIGN: [u8; 8] = [8, 0, 0, 0, 0, RECORD_VERSION, 0, 0];
     let first = at + 1;
-    let signs = bytes
-        .get(first + 4..)
-        .unwrap_or_default()
-        .windows(SIGN.len())
-        .enumerate();
-    signs
-        .filter(|(_, window)| *window == SIGN)
-        .filter_map(move |(index, _)| {
-            let record = record_at(bytes, first + index, base)?;
-            let synced = record.mark()?;
-            (synced <= record.lsn).then_some((first + index, synced))
-        })
+    let signs = bytes.get(first + 4..).unwrap_or_default().windows(SIGN.len()).enumerate();
+    signs.filter(|(_, window)| *window == SIGN).filter_map(move |(index, _)| {
+        let record = record_at(bytes, first + index, base)?;
+        let synced = record.mark()?;
+        (synced <= record.lsn).then_some((first + index, synced))
+    })
 }
 
 /// Where the first valid record after `at` begins. Its neighbours' lengths cannot be trusted, so every byte
@@ -106,9 +97,7 @@ fn next_valid(bytes: &[u8], at: usize, base: Lsn) -> Option<usize> {
             continue;
         };
         if size != MARK_SIZE && size > effort {
-            return marks_after(bytes, candidate - 1, base)
-                .next()
-                .map(|(mark, _)| mark);
+            return marks_after(bytes, candidate - 1, base).next().map(|(mark, _)| mark);
         }
         effort = effort.saturating_sub(size);
         if record_at(bytes, candidate, base).is_some() {
@@ -120,9 +109,5 @@ fn next_valid(bytes: &[u8], at: usize, base: Lsn) -> Option<usize> {
 
 /// Whether a record was begun at `at`: the end of a round is followed by a header's worth of zeros.
 fn written_at(bytes: &[u8], at: usize) -> bool {
-    bytes
-        .iter()
-        .skip(at)
-        .take(RECORD_HEADER_SIZE)
-        .any(|byte| *byte != 0)
+    bytes.iter().skip(at).take(RECORD_HEADER_SIZE).any(|byte| *byte != 0)
 }

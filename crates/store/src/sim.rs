@@ -96,11 +96,7 @@ impl SimDisk {
 
     /// Makes the `nth` call from now (from 1) fail; only calls of one kind count if `only` says so.
     pub fn fail(&self, nth: u64, only: Option<Call>, fault: Fault) {
-        self.state().plan = Some(Plan {
-            countdown: nth,
-            only,
-            fault,
-        });
+        self.state().plan = Some(Plan { countdown: nth, only, fault });
     }
 
     /// Whether a planned fault has not happened yet.
@@ -145,18 +141,8 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let inode = state.make();
-        state.change(Change::Create {
-            path: path.to_owned(),
-            inode,
-        });
-        cut.map_or(
-            Ok(SimFile {
-                state: Arc::clone(&self.state),
-                inode,
-                epoch: state.epoch,
-            }),
-            Err,
-        )
+        state.change(Change::Create { path: path.to_owned(), inode });
+        cut.map_or(Ok(SimFile { state: Arc::clone(&self.state), inode, epoch: state.epoch }), Err)
     }
 
     fn open(&self, path: &Path) -> io::Result<SimFile> {
@@ -165,11 +151,7 @@ impl Disk for SimDisk {
             return Err(fault.error());
         }
         let inode = state.inode_of(path)?;
-        Ok(SimFile {
-            state: Arc::clone(&self.state),
-            inode,
-            epoch: state.epoch,
-        })
+        Ok(SimFile { state: Arc::clone(&self.state), inode, epoch: state.epoch })
     }
 
     fn open_to_read(&self, path: &Path) -> io::Result<SimFile> {
@@ -190,20 +172,14 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::NotFound.into());
         }
         let paths = state.names.keys().filter(|path| path.parent() == Some(dir));
-        Ok(paths
-            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
-            .collect())
+        Ok(paths.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
         let cut = state.enter_whole(Call::Rename)?;
         let inode = state.inode_of(from)?;
-        state.change(Change::Rename {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            inode,
-        });
+        state.change(Change::Rename { from: from.to_owned(), to: to.to_owned(), inode });
         cut.map_or(Ok(()), Err)
     }
 
@@ -211,10 +187,7 @@ impl Disk for SimDisk {
         let mut state = self.state();
         let cut = state.enter_whole(Call::Remove)?;
         let inode = state.inode_of(path)?;
-        state.change(Change::Remove {
-            path: path.to_owned(),
-            inode,
-        });
+        state.change(Change::Remove { path: path.to_owned(), inode });
         cut.map_or(Ok(()), Err)
     }
 
@@ -234,11 +207,7 @@ impl SimFile {
     /// Locks the disk, if this file is still open.
     fn state(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = lock(&self.state);
-        if state.epoch == self.epoch {
-            Ok(state)
-        } else {
-            Err(io::Error::other("the process is gone"))
-        }
+        if state.epoch == self.epoch { Ok(state) } else { Err(io::Error::other("the process is gone")) }
     }
 
     fn write(&self, call: Call, position: u64, bytes: &[u8]) -> io::Result<()> {
@@ -268,11 +237,7 @@ impl File for SimFile {
         if let Some(fault) = state.enter(Call::Read)? {
             return Err(fault.error());
         }
-        let bytes = state
-            .inode(self.inode)
-            .bytes()
-            .get(index(position)?..)
-            .unwrap_or_default();
+        let bytes = state.inode(self.inode).bytes().get(index(position)?..).unwrap_or_default();
         let read = buffer.len().min(bytes.len());
         buffer[..read].copy_from_slice(&bytes[..read]);
         Ok(read)

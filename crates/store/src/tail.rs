@@ -35,12 +35,7 @@ pub struct Round {
 impl Tail {
     /// A tail that goes on at [`Recovered::next`](crate::Recovered::next), below which all is durable.
     pub fn new(next: Lsn) -> Tail {
-        Tail {
-            first: next,
-            buffer: Vec::new(),
-            synced: next,
-            spare: Vec::new(),
-        }
+        Tail { first: next, buffer: Vec::new(), synced: next, spare: Vec::new() }
     }
 
     /// Appends a record of `kind` (from 1) whose payload is `payload_parts`, one after the other; returns
@@ -101,11 +96,7 @@ impl Tail {
 
     /// Everything below `lsn` is durable; what [`Files::sync`](crate::Files::sync) returned.
     pub fn synced(&mut self, lsn: Lsn) {
-        assert!(
-            lsn <= self.first,
-            "synced up to {lsn}, but only bytes below {} were taken",
-            self.first
-        );
+        assert!(lsn <= self.first, "synced up to {lsn}, but only bytes below {} were taken", self.first);
         self.synced = self.synced.max(lsn);
     }
 
@@ -132,8 +123,7 @@ impl Round {
 
     /// The lsn of the byte after its last record.
     pub fn end(&self) -> Lsn {
-        self.first
-            .plus(self.bytes.len().saturating_sub(RECORD_HEADER_SIZE))
+        self.first.plus(self.bytes.len().saturating_sub(RECORD_HEADER_SIZE))
     }
 
     /// Whether there is nothing to write.

@@ -38,28 +38,15 @@ impl<D: Disk> Journal<D> {
     pub fn open(disk: D, dir: &Path, options: Options) -> Result<Journal<D>> {
         let mut visited = Vec::new();
         let (files, recovered) = Files::open(disk, dir, options, &mut |record| {
-            visited.push(Kept {
-                lsn: record.lsn,
-                kind: record.kind,
-                payload: record.payload.to_vec(),
-            });
+            visited.push(Kept { lsn: record.lsn, kind: record.kind, payload: record.payload.to_vec() });
             Ok(())
         })?;
-        Ok(Journal {
-            tail: Tail::new(recovered.next),
-            files,
-            recovered,
-            visited,
-        })
+        Ok(Journal { tail: Tail::new(recovered.next), files, recovered, visited })
     }
 
     /// Appends one record.
     pub fn append(&mut self, kind: u8, payload: &[u8]) -> Kept {
-        Kept {
-            lsn: self.tail.append(kind, &[payload]),
-            kind,
-            payload: payload.to_vec(),
-        }
+        Kept { lsn: self.tail.append(kind, &[payload]), kind, payload: payload.to_vec() }
     }
 
     /// Writes what was appended as one round.
@@ -93,12 +80,7 @@ impl<D: Disk> Journal<D> {
 
 /// Files of a few records, so that a story needs no megabytes.
 pub fn small_files() -> Options {
-    Options {
-        file_size: 4096,
-        zero_step_min: 512,
-        zero_step_max: 2048,
-        ..Options::default()
-    }
+    Options { file_size: 4096, zero_step_min: 512, zero_step_max: 2048, ..Options::default() }
 }
 
 /// Tells every story on a disk and in a directory of its own that `fresh` provides. Panics where one ends
@@ -125,11 +107,7 @@ fn an_empty_directory_is_an_empty_journal<D: Disk + Clone>(disk: &D, dir: &Path)
     assert_eq!(journal.recovered, Recovered::default());
     assert_eq!((journal.files.oldest(), journal.files.size()), (Lsn::ZERO, 0));
     drop(journal);
-    assert_eq!(
-        names(disk, dir),
-        [""; 0],
-        "nothing is created before the first round"
-    );
+    assert_eq!(names(disk, dir), [""; 0], "nothing is created before the first round");
     Ok(())
 }
 
@@ -138,11 +116,7 @@ fn records_come_back_in_order<D: Disk + Clone>(disk: &D, dir: &Path) -> Result<(
     let mut kept = vec![journal.append(1, b"one"), journal.append(2, b"")];
     journal.commit()?;
     let lsn = journal.tail.append(3, &[b"in ", b"", b"parts"]);
-    kept.push(Kept {
-        lsn,
-        kind: 3,
-        payload: b"in parts".to_vec(),
-    });
+    kept.push(Kept { lsn, kind: 3, payload: b"in parts".to_vec() });
     let end = journal.tail.next_lsn();
     assert_eq!(journal.commit()?, end);
     drop(journal);
@@ -151,10 +125,7 @@ fn records_come_back_in_order<D: Disk + Clone>(disk: &D, dir: &Path) -> Result<(
     assert_eq!(journal.visited, kept);
     let Recovered { records, bytes, .. } = journal.recovered;
     assert_eq!((records, bytes), (3, 3 * RECORD_HEADER_SIZE as u64 + 11));
-    assert_eq!(
-        (journal.recovered.torn, journal.recovered.damaged),
-        (None, vec![])
-    );
+    assert_eq!((journal.recovered.torn, journal.recovered.damaged), (None, vec![]));
     Ok(())
 }
 
@@ -163,10 +134,7 @@ fn a_reopened_journal_goes_on<D: Disk + Clone>(disk: &D, dir: &Path) -> Result<(
     for round in 0..5 {
         let mut journal = Journal::open(disk.clone(), dir, small_files())?;
         assert_eq!(journal.visited, kept);
-        assert_eq!(
-            (&journal.recovered.torn, &journal.recovered.damaged),
-            (&None, &vec![])
-        );
+        assert_eq!((&journal.recovered.torn, &journal.recovered.damaged), (&None, &vec![]));
         kept.push(journal.append(1, &[round]));
         journal.commit()?;
     }
@@ -191,10 +159,7 @@ fn full_files_are_rolled<D: Disk + Clone>(disk: &D, dir: &Path) -> Result<()> {
     assert!(names(disk, dir).len() > 4, "{:?}", names(disk, dir));
     let journal = Journal::open(disk.clone(), dir, small_files())?;
     assert_eq!(journal.visited, kept);
-    assert_eq!(
-        (journal.recovered.torn, journal.recovered.damaged),
-        (None, vec![])
-    );
+    assert_eq!((journal.recovered.torn, journal.recovered.damaged), (None, vec![]));
     Ok(())
 }
 
@@ -215,10 +180,7 @@ fn forgotten_files_are_written_again<D: Disk + Clone>(disk: &D, dir: &Path) -> R
     let stale = journal.visited.len() - kept.len();
     assert_eq!(journal.visited[stale..], kept);
     assert!(journal.visited.iter().all(|record| record.lsn >= oldest));
-    assert_eq!(
-        (journal.recovered.torn, journal.recovered.damaged),
-        (None, vec![])
-    );
+    assert_eq!((journal.recovered.torn, journal.recovered.damaged), (None, vec![]));
     Ok(())
 }
 
@@ -250,11 +212,7 @@ fn a_torn_tail_is_said_and_stays_dead<D: Disk + Clone>(disk: &D, dir: &Path) -> 
     let mut journal = Journal::open(disk.clone(), dir, small_files())?;
     assert_eq!(journal.visited.as_slice(), std::slice::from_ref(&first));
     assert_eq!(journal.recovered.damaged, []);
-    let said = journal
-        .recovered
-        .torn
-        .as_ref()
-        .map(|torn| (torn.file.as_str(), torn.lsn));
+    let said = journal.recovered.torn.as_ref().map(|torn| (torn.file.as_str(), torn.lsn));
     assert_eq!(said, Some(("00000000000000000000.journal", torn.lsn)));
     assert!(journal.recovered.next > torn.lsn);
     let second = journal.append(1, b"nrot");
@@ -263,10 +221,7 @@ fn a_torn_tail_is_said_and_stays_dead<D: Disk + Clone>(disk: &D, dir: &Path) -> 
 
     let journal = Journal::open(disk.clone(), dir, small_files())?;
     assert_eq!(journal.visited, [first, second]);
-    assert_eq!(
-        (journal.recovered.torn, journal.recovered.damaged),
-        (None, vec![])
-    );
+    assert_eq!((journal.recovered.torn, journal.recovered.damaged), (None, vec![]));
     Ok(())
 }
 
@@ -281,21 +236,15 @@ fn damage_is_named_and_the_rest_is_served<D: Disk + Clone>(disk: &D, dir: &Path)
     let journal = Journal::open(disk.clone(), dir, small_files())?;
     assert_eq!(journal.visited, kept);
     assert_eq!(journal.recovered.torn, None);
-    let [damage] = &journal.recovered.damaged[..] else {
-        panic!("{:?}", journal.recovered)
-    };
-    assert_eq!(
-        (damage.from, damage.to),
-        (hit.lsn, hit.lsn.plus(RECORD_HEADER_SIZE + 200))
-    );
+    let [damage] = &journal.recovered.damaged[..] else { panic!("{:?}", journal.recovered) };
+    assert_eq!((damage.from, damage.to), (hit.lsn, hit.lsn.plus(RECORD_HEADER_SIZE + 200)));
     assert_eq!(damage.file, "00000000000000000000.journal");
     assert_eq!(damage.offset, FILE_HEADER_SIZE as u64 + hit.lsn.0);
     Ok(())
 }
 
 fn names<D: Disk>(disk: &D, dir: &Path) -> Vec<String> {
-    disk.list(dir)
-        .expect("the directory was made by opening the journal")
+    disk.list(dir).expect("the directory was made by opening the journal")
 }
 
 /// Inverts the byte at `lsn` in the file whose base is `base`.

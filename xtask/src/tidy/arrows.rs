@@ -20,9 +20,7 @@ const TEST_ARROWS: &[(&str, &[&str])] = &[];
 
 /// Compares the output of `cargo metadata` with the tables.
 pub(super) fn check(metadata: &Value) -> Result<Vec<Problem>> {
-    let packages = metadata["packages"]
-        .as_array()
-        .context("cargo metadata has no packages")?;
+    let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
     let mut problems = Vec::new();
     for package in packages {
         let from = short(package["name"].as_str().context("a package has no name")?);
@@ -32,12 +30,8 @@ pub(super) fn check(metadata: &Value) -> Result<Vec<Problem>> {
             problems.push(Problem::new(&manifest, 1, what, REMEDY));
             continue;
         }
-        let dependencies = package["dependencies"]
-            .as_array()
-            .context("a package has no dependencies")?;
-        let inside = dependencies
-            .iter()
-            .filter(|dependency| dependency["path"].is_string());
+        let dependencies = package["dependencies"].as_array().context("a package has no dependencies")?;
+        let inside = dependencies.iter().filter(|dependency| dependency["path"].is_string());
         for dependency in inside {
             let to = short(dependency["name"].as_str().context("a dependency has no name")?);
             let in_tests = dependency["kind"] == "dev";
@@ -59,10 +53,7 @@ fn allowed(from: &str, to: &str, in_tests: bool) -> bool {
 }
 
 fn row(table: &[(&str, &'static [&'static str])], from: &str) -> Option<&'static [&'static str]> {
-    table
-        .iter()
-        .find(|(name, _)| *name == from)
-        .map(|(_, targets)| *targets)
+    table.iter().find(|(name, _)| *name == from).map(|(_, targets)| *targets)
 }
 
 fn short(package: &str) -> &str {
@@ -70,11 +61,7 @@ fn short(package: &str) -> &str {
 }
 
 fn directory(from: &str) -> String {
-    if from == "xtask" {
-        from.to_owned()
-    } else {
-        format!("crates/{from}")
-    }
+    if from == "xtask" { from.to_owned() } else { format!("crates/{from}") }
 }
 
 #[cfg(test)]

@@ -49,26 +49,14 @@ fn marks(text: &Text, problems: &mut Vec<Problem>) {
 
 fn python_sleeps(text: &Text, problems: &mut Vec<Problem>) {
     for (line, call) in lines_with(text, PYTHON_SLEEPS) {
-        problems.push(Problem::new(
-            &text.path,
-            line.0,
-            format!("`{call}…)` in a test"),
-            NO_SLEEP,
-        ));
+        problems.push(Problem::new(&text.path, line.0, format!("`{call}…)` in a test"), NO_SLEEP));
     }
 }
 
 fn lines_with<'a>(text: &'a Text, needles: &'a [&str]) -> impl Iterator<Item = ((usize, &'a str), &'a str)> {
-    let lines = text
-        .content
-        .lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line));
+    let lines = text.content.lines().enumerate().map(|(index, line)| (index + 1, line));
     lines.flat_map(move |line| {
-        needles
-            .iter()
-            .filter(move |needle| line.1.contains(**needle))
-            .map(move |needle| (line, *needle))
+        needles.iter().filter(move |needle| line.1.contains(**needle)).map(move |needle| (line, *needle))
     })
 }
 
@@ -96,11 +84,7 @@ fn rust(tokens: TokenStream, tests: &TestLines) -> Vec<Found> {
             TokenTree::Ident(ident)
                 if MACROS.iter().any(|name| ident == name) && is_punct(next.first(), '!') =>
             {
-                found.push((
-                    ident.span(),
-                    format!("`{ident}!` is left in the code"),
-                    "finish it",
-                ));
+                found.push((ident.span(), format!("`{ident}!` is left in the code"), "finish it"));
             }
             TokenTree::Ident(ident) if is_sleep(ident, next) && tests.contain(ident.span()) => {
                 found.push((ident.span(), format!("`{ident}::sleep` in a test"), NO_SLEEP));
@@ -152,9 +136,7 @@ impl<'ast> Visit<'ast> for TestLines {
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
         let is_cfg_test = |attribute: &syn::Attribute| {
             attribute.path().is_ident("cfg")
-                && attribute
-                    .parse_args::<syn::Ident>()
-                    .is_ok_and(|condition| condition == "test")
+                && attribute.parse_args::<syn::Ident>().is_ok_and(|condition| condition == "test")
         };
         match &item.content {
             Some((braces, _)) if item.attrs.iter().any(is_cfg_test) => {
@@ -181,34 +163,22 @@ mod tests {
 
     #[test]
     fn words_in_strings_and_names_are_fine() {
-        assert_eq!(
-            check_source(r#"fn ignore() { print("todo!"); let dbg = XXXL; } // todo! later"#),
-            ""
-        );
+        assert_eq!(check_source(r#"fn ignore() { print("todo!"); let dbg = XXXL; } // todo! later"#), "");
     }
 
     #[test]
     fn unfinished_code_and_debugging_even_in_a_macro() {
         for name in MACROS {
             let said = check_source(&format!("fn f() {{\n    assert!({name}!(1));\n}}"));
-            assert!(
-                said.starts_with(&format!("crates/broker/src/lib.rs:2: `{name}!`")),
-                "{said}"
-            );
+            assert!(said.starts_with(&format!("crates/broker/src/lib.rs:2: `{name}!`")), "{said}");
         }
     }
 
     #[test]
     fn marks_in_comments() {
         for mark in MARKS {
-            assert!(
-                check_source(&format!("// {mark}: later")).contains(":1: `"),
-                "{mark}"
-            );
-            assert!(
-                check_file("Makefile", &format!("# {mark}")).contains("Makefile:1: "),
-                "{mark}"
-            );
+            assert!(check_source(&format!("// {mark}: later")).contains(":1: `"), "{mark}");
+            assert!(check_file("Makefile", &format!("# {mark}")).contains("Makefile:1: "), "{mark}");
         }
     }
 

@@ -5,13 +5,8 @@ use super::{Problem, Tree};
 const FOLDER: &str = "docs/decisions/";
 
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
-    let names = tree
-        .paths()
-        .filter_map(|path| path.strip_prefix(FOLDER))
-        .filter(|name| *name != "README.md");
-    let wrong = names
-        .zip(1_usize..)
-        .find(|(name, number)| !name.starts_with(&format!("{number:04}-")));
+    let names = tree.paths().filter_map(|path| path.strip_prefix(FOLDER)).filter(|name| *name != "README.md");
+    let wrong = names.zip(1_usize..).find(|(name, number)| !name.starts_with(&format!("{number:04}-")));
     wrong
         .map(|(name, number)| {
             let what = format!("the next decision should have number {number:04}");

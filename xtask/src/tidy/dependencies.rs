@@ -9,9 +9,7 @@ const KINDS: &[&str] = &["dependencies", "dev-dependencies", "build-dependencies
 
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     let mut problems = tree.text(ROOT).map(reasons).unwrap_or_default();
-    let members = tree
-        .texts("/Cargo.toml")
-        .filter(|manifest| manifest.crate_name().is_some());
+    let members = tree.texts("/Cargo.toml").filter(|manifest| manifest.crate_name().is_some());
     problems.extend(members.flat_map(from_the_workspace));
     problems
 }
@@ -19,9 +17,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Problem> {
 /// Every line of `[workspace.dependencies]` that names a guest ends with a reason.
 fn reasons(root: &Text) -> Vec<Problem> {
     let numbered = root.content.lines().enumerate();
-    let section = numbered
-        .skip_while(|(_, line)| line.trim() != "[workspace.dependencies]")
-        .skip(1);
+    let section = numbered.skip_while(|(_, line)| line.trim() != "[workspace.dependencies]").skip(1);
     let section = section.take_while(|(_, line)| !line.starts_with('['));
     let guests =
         section.filter(|(_, line)| line.contains('=') && !line.starts_with('#') && !line.contains("path ="));
@@ -30,12 +26,7 @@ fn reasons(root: &Text) -> Vec<Problem> {
         .map(|(index, line)| {
             let name = line.split(['=', '.']).next().unwrap_or(line).trim();
             let what = format!("the dependency `{name}` has no reason");
-            Problem::new(
-                ROOT,
-                index + 1,
-                what,
-                "say on the same line, after `#`, what it is for",
-            )
+            Problem::new(ROOT, index + 1, what, "say on the same line, after `#`, what it is for")
         })
         .collect()
 }
@@ -57,23 +48,12 @@ fn from_the_workspace(manifest: &Text) -> Vec<Problem> {
     let Ok(table) = manifest.content.parse::<Table>() else {
         return Vec::new();
     };
-    let platforms = table
-        .get("target")
-        .and_then(Value::as_table)
-        .into_iter()
-        .flatten();
-    let tables = platforms
-        .filter_map(|(_, platform)| platform.as_table())
-        .chain([&table]);
+    let platforms = table.get("target").and_then(Value::as_table).into_iter().flatten();
+    let tables = platforms.filter_map(|(_, platform)| platform.as_table()).chain([&table]);
     let dependencies = tables.flat_map(|table| KINDS.iter().filter_map(|kind| table.get(*kind)?.as_table()));
-    let own = dependencies
-        .flatten()
-        .filter(|(_, value)| !is_from_workspace(value));
+    let own = dependencies.flatten().filter(|(_, value)| !is_from_workspace(value));
     own.map(|(name, _)| {
-        let line = manifest
-            .content
-            .lines()
-            .position(|line| line.starts_with(name.as_str()));
+        let line = manifest.content.lines().position(|line| line.starts_with(name.as_str()));
         let what = format!("the dependency `{name}` does not come from the workspace");
         let remedy =
             format!("name it in {ROOT} with its reason and write `{name} = {{ workspace = true }}` here");
@@ -120,16 +100,9 @@ mod tests {
 
     #[test]
     fn a_guest_through_the_window() {
-        for section in [
-            "dependencies",
-            "dev-dependencies",
-            "target.'cfg(unix)'.dependencies",
-        ] {
+        for section in ["dependencies", "dev-dependencies", "target.'cfg(unix)'.dependencies"] {
             let said = check_file("crates/amqp/Cargo.toml", &format!("[{section}]\nrand = \"1\"\n"));
-            assert!(
-                said.starts_with("crates/amqp/Cargo.toml:2: the dependency `rand`"),
-                "{section}: {said}"
-            );
+            assert!(said.starts_with("crates/amqp/Cargo.toml:2: the dependency `rand`"), "{section}: {said}");
         }
     }
 }

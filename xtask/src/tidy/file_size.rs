@@ -9,12 +9,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Problem> {
     let over = sizes(tree).filter(|(_, lines)| *lines > LINES_MAX);
     over.map(|(path, lines)| {
         let what = format!("{lines} lines, the limit is {LINES_MAX}");
-        Problem::new(
-            path,
-            LINES_MAX + 1,
-            what,
-            "find the noun that wants a file of its own",
-        )
+        Problem::new(path, LINES_MAX + 1, what, "find the noun that wants a file of its own")
     })
     .collect()
 }
@@ -23,19 +18,13 @@ pub(super) fn warnings(tree: &Tree) -> Vec<Problem> {
     let long = sizes(tree).filter(|(_, lines)| (LINES_LOOK + 1..=LINES_MAX).contains(lines));
     long.map(|(path, lines)| {
         let what = format!("{lines} lines, the aim is under {LINES_LOOK}");
-        Problem::new(
-            path,
-            LINES_LOOK + 1,
-            what,
-            "is there a noun that wants a file of its own?",
-        )
+        Problem::new(path, LINES_LOOK + 1, what, "is there a noun that wants a file of its own?")
     })
     .collect()
 }
 
 fn sizes(tree: &Tree) -> impl Iterator<Item = (&str, usize)> {
-    tree.texts(".rs")
-        .map(|text| (text.path.as_str(), text.content.lines().count()))
+    tree.texts(".rs").map(|text| (text.path.as_str(), text.content.lines().count()))
 }
 
 #[cfg(test)]

@@ -16,16 +16,10 @@ pub(super) struct Ratchet(BTreeMap<String, usize>);
 impl Ratchet {
     pub(super) fn read(tree: &Tree) -> Result<Self> {
         let text = tree.text(LIST).with_context(|| format!("{LIST} is missing"))?;
-        let table: toml::Table = text
-            .content
-            .parse()
-            .with_context(|| format!("{LIST} is not TOML"))?;
+        let table: toml::Table = text.content.parse().with_context(|| format!("{LIST} is not TOML"))?;
         let entry = |(name, lines): (String, toml::Value)| {
             let lines = lines.as_integer().and_then(|lines| usize::try_from(lines).ok());
-            Ok((
-                name.clone(),
-                lines.with_context(|| format!("{LIST}: `{name}` is not a number of lines"))?,
-            ))
+            Ok((name.clone(), lines.with_context(|| format!("{LIST}: `{name}` is not a number of lines"))?))
         };
         table.into_iter().map(entry).collect::<Result<_>>().map(Self)
     }
@@ -97,19 +91,12 @@ struct Walk {
 
 impl Walk {
     fn record(&mut self, signature: &syn::Signature, block: &syn::Block) {
-        let (first, last) = (
-            signature.fn_token.span.start().line,
-            block.brace_token.span.close().end().line,
-        );
+        let (first, last) = (signature.fn_token.span.start().line, block.brace_token.span.close().end().line);
         let name = match &self.of_type {
             Some(of_type) => format!("{of_type}::{}", signature.ident),
             None => signature.ident.to_string(),
         };
-        self.found.push(Function {
-            name,
-            line: first,
-            lines: last - first + 1,
-        });
+        self.found.push(Function { name, line: first, lines: last - first + 1 });
     }
 
     fn inside(&mut self, of_type: Option<String>, walk: impl FnOnce(&mut Self)) {
@@ -163,12 +150,7 @@ mod tests {
     fn check_method(lines: usize, ratchet: &[(&str, usize)]) -> String {
         let body = "        ();\n".repeat(lines - 2);
         let source = format!("impl Frame {{\n    #[inline]\n    fn decode() {{\n{body}    }}\n}}\n");
-        let ratchet = Ratchet(
-            ratchet
-                .iter()
-                .map(|(name, lines)| ((*name).to_owned(), *lines))
-                .collect(),
-        );
+        let ratchet = Ratchet(ratchet.iter().map(|(name, lines)| ((*name).to_owned(), *lines)).collect());
         shown(&check(&Tree::of(&[(FILE, &source)]), &ratchet))
     }
 

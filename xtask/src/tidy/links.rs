@@ -3,9 +3,7 @@
 use super::{Problem, Text, Tree};
 
 pub(super) fn check(tree: &Tree) -> Vec<Problem> {
-    let all = tree
-        .texts(".md")
-        .flat_map(|text| links(text).into_iter().map(move |link| (text, link)));
+    let all = tree.texts(".md").flat_map(|text| links(text).into_iter().map(move |link| (text, link)));
     let broken = all.filter(|(text, (_, target))| !leads_somewhere(tree, &text.path, target));
     broken
         .map(|(text, (line, target))| {
@@ -37,10 +35,7 @@ fn links(text: &Text) -> Vec<(usize, &str)> {
 
 /// Also finds `](target)` where the text before was a code span.
 fn targets(piece: &str) -> impl Iterator<Item = &str> {
-    piece
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split([')', ' ']).next())
+    piece.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next())
 }
 
 fn leads_somewhere(tree: &Tree, from: &str, target: &str) -> bool {
@@ -48,11 +43,8 @@ fn leads_somewhere(tree: &Tree, from: &str, target: &str) -> bool {
     if path.is_empty() || target.contains("://") || target.starts_with("mailto:") {
         return true;
     }
-    let base = if path.starts_with('/') {
-        ""
-    } else {
-        from.rsplit_once('/').map_or("", |(folder, _)| folder)
-    };
+    let base =
+        if path.starts_with('/') { "" } else { from.rsplit_once('/').map_or("", |(folder, _)| folder) };
     normal(base, path).is_some_and(|path| tree.holds(&path))
 }
 
@@ -75,11 +67,7 @@ mod tests {
     use crate::tidy::shown;
 
     fn check_page(page: &str) -> String {
-        shown(&check(&Tree::of(&[
-            ("docs/testing.md", page),
-            ("README.md", ""),
-            ("examples/shop/run", ""),
-        ])))
+        shown(&check(&Tree::of(&[("docs/testing.md", page), ("README.md", ""), ("examples/shop/run", "")])))
     }
 
     #[test]
@@ -93,10 +81,7 @@ mod tests {
     fn links_that_do_not() {
         for target in ["README.md", "../LICENSE", "../../README.md", "/examples/bank"] {
             let said = check_page(&format!("\nsee [`x`]({target}), please"));
-            assert!(
-                said.starts_with("docs/testing.md:2: the link to"),
-                "{target}: {said}"
-            );
+            assert!(said.starts_with("docs/testing.md:2: the link to"), "{target}: {said}");
         }
     }
 }

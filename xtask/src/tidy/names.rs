@@ -41,25 +41,17 @@ struct Walk {
 impl Walk {
     fn type_name(&mut self, ident: &syn::Ident) {
         let words = words(&ident.to_string());
-        let at_an_end = [words.first(), words.last()]
-            .into_iter()
-            .flatten()
-            .any(|w| ENDS.contains(&w.as_str()));
+        let at_an_end =
+            [words.first(), words.last()].into_iter().flatten().any(|w| ENDS.contains(&w.as_str()));
         if at_an_end || words.iter().any(|word| WORDS.contains(&word.as_str())) {
-            self.found.push((
-                ident.span().start().line,
-                format!("the type name `{ident}` says nothing"),
-            ));
+            self.found.push((ident.span().start().line, format!("the type name `{ident}` says nothing")));
         }
     }
 
     fn module_name(&mut self, ident: &syn::Ident) {
         let name = ident.to_string();
         if MODULES.contains(&name.as_str()) || name.split('_').any(|word| WORDS.contains(&word)) {
-            self.found.push((
-                ident.span().start().line,
-                format!("the module name `{ident}` says nothing"),
-            ));
+            self.found.push((ident.span().start().line, format!("the module name `{ident}` says nothing")));
         }
     }
 }
@@ -111,46 +103,27 @@ mod tests {
 
     #[test]
     fn names_that_say_something() {
-        assert_eq!(
-            check_source("struct Queue; enum Utility {} mod exchange {} trait Simple {}"),
-            ""
-        );
+        assert_eq!(check_source("struct Queue; enum Utility {} mod exchange {} trait Simple {}"), "");
     }
 
     #[test]
     fn types() {
-        for name in [
-            "QueueManager",
-            "ManagerOfQueues",
-            "FrameHelper",
-            "TableUtils",
-            "DiskImpl",
-            "ImplDisk",
-        ] {
+        for name in ["QueueManager", "ManagerOfQueues", "FrameHelper", "TableUtils", "DiskImpl", "ImplDisk"] {
             let said = check_source(&format!("\nstruct {name};"));
-            assert!(
-                said.starts_with("crates/broker/src/lib.rs:2: the type name"),
-                "{name}: {said}"
-            );
+            assert!(said.starts_with("crates/broker/src/lib.rs:2: the type name"), "{name}: {said}");
         }
     }
 
     #[test]
     fn modules() {
         for name in ["common", "frame_util", "helpers", "data"] {
-            assert!(
-                check_source(&format!("mod {name};")).contains(&format!("`{name}`")),
-                "{name}"
-            );
+            assert!(check_source(&format!("mod {name};")).contains(&format!("`{name}`")), "{name}");
         }
     }
 
     #[test]
     fn crates() {
         let said = shown(&check(&Tree::of(&[("crates/core/Cargo.toml", "")])));
-        assert!(
-            said.starts_with("crates/core/Cargo.toml:1: a crate called `core`"),
-            "{said}"
-        );
+        assert!(said.starts_with("crates/core/Cargo.toml:1: a crate called `core`"), "{said}");
     }
 }

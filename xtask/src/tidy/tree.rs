@@ -20,15 +20,8 @@ pub struct Text {
 impl Text {
     /// A file with this path and content.
     pub fn new(path: &str, content: &str) -> Self {
-        let rust = path
-            .ends_with(".rs")
-            .then(|| syn::parse_file(content).ok())
-            .flatten();
-        Self {
-            path: path.to_owned(),
-            content: content.to_owned(),
-            rust,
-        }
+        let rust = path.ends_with(".rs").then(|| syn::parse_file(content).ok()).flatten();
+        Self { path: path.to_owned(), content: content.to_owned(), rust }
     }
 
     /// Whether the whole file is test code.
@@ -61,46 +54,27 @@ impl Tree {
     /// # Errors
     /// When git cannot list the files.
     pub fn of_workspace() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("xtask has a parent")?;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
         let listed = Command::new("git")
             .args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"])
             .current_dir(root)
             .output()
             .context("git ls-files")?;
-        ensure!(
-            listed.status.success(),
-            "git ls-files: {}",
-            String::from_utf8_lossy(&listed.stderr)
-        );
+        ensure!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr));
         let listed = String::from_utf8(listed.stdout).context("a file name is not UTF-8")?;
-        let paths = listed
-            .split_terminator('\0')
-            .filter(|path| root.join(path).exists());
+        let paths = listed.split_terminator('\0').filter(|path| root.join(path).exists());
         let paths: BTreeSet<String> = paths.map(ToOwned::to_owned).collect();
         let read = |path: &String| Some(Text::new(path, &std::fs::read_to_string(root.join(path)).ok()?));
         let texts = paths.iter().filter_map(read).collect();
-        Ok(Self {
-            root: root.to_owned(),
-            paths,
-            texts,
-        })
+        Ok(Self { root: root.to_owned(), paths, texts })
     }
 
     /// A tree that is not on a disk.
     #[cfg(test)]
     pub(super) fn of(files: &[(&str, &str)]) -> Self {
-        let texts: Vec<Text> = files
-            .iter()
-            .map(|(path, content)| Text::new(path, content))
-            .collect();
+        let texts: Vec<Text> = files.iter().map(|(path, content)| Text::new(path, content)).collect();
         let paths = texts.iter().map(|text| text.path.clone()).collect();
-        Self {
-            root: PathBuf::new(),
-            paths,
-            texts,
-        }
+        Self { root: PathBuf::new(), paths, texts }
     }
 
     /// How many files there are, whatever is in them.
@@ -117,11 +91,7 @@ impl Tree {
             .current_dir(&self.root)
             .output()
             .context("cargo metadata")?;
-        ensure!(
-            output.status.success(),
-            "cargo metadata: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).context("cargo metadata printed something else than JSON")
     }
 
@@ -148,8 +118,6 @@ impl Tree {
 
     /// All Rust that parses; what does not is the compiler's to report.
     pub(super) fn rust(&self) -> impl Iterator<Item = (&Text, &syn::File)> {
-        self.texts
-            .iter()
-            .filter_map(|text| Some((text, text.rust.as_ref()?)))
+        self.texts.iter().filter_map(|text| Some((text, text.rust.as_ref()?)))
     }
 }

@@ -20,12 +20,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Problem> {
         problems.extend(spans.into_iter().map(|span| {
             let remedy =
                 "use a crate that hides it, or list a file of its own in xtask/src/tidy/unsafe_code.rs";
-            Problem::new(
-                &text.path,
-                span.start().line,
-                "`unsafe` where it may not be",
-                remedy,
-            )
+            Problem::new(&text.path, span.start().line, "`unsafe` where it may not be", remedy)
         }));
     }
     problems

@@ -31,25 +31,17 @@ impl Connection {
     /// [`Connection::receive`] in all states but ready.
     pub(super) fn receive_unready<'a>(&mut self, input: &'a [u8], out: &mut Vec<u8>) -> Result<Step<'a>> {
         if self.state == State::Closed {
-            return Ok(Step {
-                used: input.len(),
-                event: None,
-            });
+            return Ok(Step { used: input.len(), event: None });
         }
         if self.state == State::Start && input.starts_with(b"AMQP") {
             let version = input.get(4..8).unwrap_or_default();
-            return Err(Error::not_implemented(format!(
-                "the server speaks AMQP version {version:?} only"
-            )));
+            return Err(Error::not_implemented(format!("the server speaks AMQP version {version:?} only")));
         }
         let frame = match frame::parse(input, self.frame_max()) {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(Step { used: 0, event: None }),
             Err(_) if self.state == State::Closing => {
-                return Ok(Step {
-                    used: input.len(),
-                    event: None,
-                });
+                return Ok(Step { used: input.len(), event: None });
             }
             Err(error) => return Err(error),
         };
@@ -63,10 +55,7 @@ impl Connection {
                 return Err(Error::unexpected_frame("a channel before the connection is open"));
             }
         };
-        Ok(Step {
-            used: frame.size(),
-            event,
-        })
+        Ok(Step { used: frame.size(), event })
     }
 
     fn handshake_method<'a>(&mut self, method: Method<'a>, out: &mut Vec<u8>) -> Result<Option<Event<'a>>> {
@@ -86,10 +75,7 @@ impl Connection {
             }
             (State::Closing, _) => {}
             _ => {
-                let text = format!(
-                    "unexpected method '{}' before the connection is open",
-                    method.name()
-                );
+                let text = format!("unexpected method '{}' before the connection is open", method.name());
                 return Err(Error::channel_error(text).at(method.id()));
             }
         }
@@ -97,11 +83,7 @@ impl Connection {
     }
 
     fn answer_start(&mut self, start: &connection::Start<'_>, out: &mut Vec<u8>) -> Result<()> {
-        if !start
-            .mechanisms
-            .split(|byte| *byte == b' ')
-            .any(|mechanism| mechanism == b"PLAIN")
-        {
+        if !start.mechanisms.split(|byte| *byte == b' ').any(|mechanism| mechanism == b"PLAIN") {
             return Err(Error::not_implemented("the server does not offer PLAIN").at((10, 10)));
         }
         let capabilities = Capabilities {
@@ -146,9 +128,7 @@ impl Connection {
             heartbeat: self.heartbeat,
         };
         frame::method(out, 0, &Method::ConnectionTuneOk(tune_ok));
-        let open = connection::Open {
-            vhost: &self.options.vhost,
-        };
+        let open = connection::Open { vhost: &self.options.vhost };
         frame::method(out, 0, &Method::ConnectionOpen(open));
         self.state = State::OpenOk;
     }
@@ -168,9 +148,5 @@ pub(super) fn answer_close<'a>(
 /// The lower of two limits, where 0 is none.
 fn lower<N: Ord + Default>(one: N, another: N) -> N {
     let none = N::default();
-    if one == none || (another != none && another < one) {
-        another
-    } else {
-        one
-    }
+    if one == none || (another != none && another < one) { another } else { one }
 }

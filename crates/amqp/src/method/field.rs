@@ -14,11 +14,7 @@ pub(super) struct Decoder<'a> {
 impl<'a> Decoder<'a> {
     #[inline]
     pub(super) fn new(reader: Reader<'a>) -> Self {
-        Self {
-            reader,
-            octet: 0,
-            next_bit: 0,
-        }
+        Self { reader, octet: 0, next_bit: 0 }
     }
 
     #[inline]

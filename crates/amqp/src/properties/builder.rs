@@ -10,10 +10,7 @@ use crate::wire::{put_long_string, put_short_string};
 /// The properties of a message to be written. The fields mean what the getters of
 /// [`Properties`](super::Properties) say.
 #[derive(Clone, Copy, PartialEq, Default, Debug)]
-#[allow(
-    missing_docs,
-    reason = "the fields are documented at the getters of Properties"
-)]
+#[allow(missing_docs, reason = "the fields are documented at the getters of Properties")]
 pub struct PropertiesBuilder<'a> {
     pub content_type: Option<&'a str>,
     pub content_encoding: Option<&'a str>,

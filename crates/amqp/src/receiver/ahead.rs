@@ -41,18 +41,10 @@ pub(super) fn content<'a>(
     let body_size = header.body_size_within(limits)?;
     let properties = Properties::new(header.properties).ok()?;
     if body_size == 0 {
-        return Some(Content {
-            used,
-            properties,
-            body: &[],
-        });
+        return Some(Content { used, properties, body: &[] });
     }
     let body = frame::expect(input.get(used..)?, Kind::Body, channel, limits.frame_max)?;
-    (body.len() == body_size).then_some(Content {
-        used: used + body_size + OVERHEAD,
-        properties,
-        body,
-    })
+    (body.len() == body_size).then_some(Content { used: used + body_size + OVERHEAD, properties, body })
 }
 
 /// Looks behind the method's frame, which is the first `method_size` bytes of `input`.
@@ -70,13 +62,7 @@ pub(super) fn look<'a>(input: &'a [u8], method_size: usize, channel: u16, limits
     if !is_right {
         return Ahead::Apart;
     }
-    match next(
-        input,
-        method_size + header_frame.size(),
-        channel,
-        Kind::Body,
-        limits,
-    ) {
+    match next(input, method_size + header_frame.size(), channel, Kind::Body, limits) {
         Ok(_) => Ahead::Apart,
         Err(ahead) => ahead,
     }
@@ -101,11 +87,7 @@ fn next<'a>(
                 Ok(Some(Head { payload_size, .. })) => payload_size.saturating_add(OVERHEAD),
                 _ => HEAD_SIZE,
             };
-            Err(if worth_waiting(offset.saturating_add(size), limits) {
-                Ahead::Wait
-            } else {
-                Ahead::Apart
-            })
+            Err(if worth_waiting(offset.saturating_add(size), limits) { Ahead::Wait } else { Ahead::Apart })
         }
     }
 }
@@ -121,10 +103,6 @@ impl Header<'_> {
         let is_within = self.class == 60
             && self.body_size <= limits.max_message_size.min(BODY_SIZE_MAX)
             && self.properties.len() <= PROPERTIES_SIZE_MAX;
-        if is_within {
-            usize::try_from(self.body_size).ok()
-        } else {
-            None
-        }
+        if is_within { usize::try_from(self.body_size).ok() } else { None }
     }
 }

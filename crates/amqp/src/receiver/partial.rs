@@ -20,11 +20,7 @@ impl<'a> Header<'a> {
         let class = reader.u16()?;
         reader.u16()?;
         let body_size = reader.u64()?;
-        Ok(Self {
-            class,
-            body_size,
-            properties: reader.rest(),
-        })
+        Ok(Self { class, body_size, properties: reader.rest() })
     }
 }
 
@@ -42,13 +38,7 @@ pub(super) struct Partial {
 impl Partial {
     /// A message of which the method has arrived.
     pub(super) fn new(id: (u16, u16), method: &[u8]) -> Self {
-        Self {
-            id,
-            method: method.to_vec(),
-            properties: Vec::new(),
-            body: Vec::new(),
-            body_size: None,
-        }
+        Self { id, method: method.to_vec(), properties: Vec::new(), body: Vec::new(), body_size: None }
     }
 
     /// Bytes held.
@@ -69,11 +59,7 @@ impl Partial {
     }
 
     fn check(&self, header: &Header<'_>, limits: &Limits) -> Result<()> {
-        let Header {
-            class,
-            body_size,
-            properties,
-        } = *header;
+        let Header { class, body_size, properties } = *header;
         if class != self.id.0 {
             let expected = self.id.0;
             return Err(Error::unexpected_frame(format!(
@@ -114,8 +100,7 @@ impl Partial {
             return Err(Error::frame_error(text).at(self.id));
         }
         if piece.len() > self.body.capacity() - self.body.len() {
-            self.body
-                .reserve_exact(missing.min(piece.len().max(self.body.len())));
+            self.body.reserve_exact(missing.min(piece.len().max(self.body.len())));
         }
         self.body.extend_from_slice(piece);
         Ok(piece.len() == missing)
@@ -127,20 +112,13 @@ impl Partial {
         let text = if self.body_size.is_some() {
             "expected content body, got non content body frame instead".to_owned()
         } else {
-            format!(
-                "expected content header for class {}, got non content header frame instead",
-                self.id.0
-            )
+            format!("expected content header for class {}, got non content header frame instead", self.id.0)
         };
         Error::unexpected_frame(text).at(self.id)
     }
 
     /// The assembled message.
     pub(super) fn message(&self) -> Result<(Method<'_>, Properties<'_>, &[u8])> {
-        Ok((
-            Method::decode(&self.method)?,
-            Properties::new(&self.properties)?,
-            &self.body,
-        ))
+        Ok((Method::decode(&self.method)?, Properties::new(&self.properties)?, &self.body))
     }
 }

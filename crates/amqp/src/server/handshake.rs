@@ -91,11 +91,7 @@ impl Connection {
     /// Out of turn.
     pub fn challenge(&mut self, out: &mut Vec<u8>, challenge: &[u8]) {
         self.advance(State::Login, State::SecureOk);
-        frame::method(
-            out,
-            0,
-            &Method::ConnectionSecure(connection::Secure { challenge }),
-        );
+        frame::method(out, 0, &Method::ConnectionSecure(connection::Secure { challenge }));
     }
 
     /// Answers [`Event::Login`] or [`Event::Response`] with a 403 if the client understands that; otherwise
@@ -142,10 +138,7 @@ impl Connection {
         let step = match self.state {
             State::Start | State::Login | State::Opening => Ok(Step { used: 0, event: None }),
             State::Header => self.protocol_header(input, out),
-            State::Closed => Ok(Step {
-                used: input.len(),
-                event: None,
-            }),
+            State::Closed => Ok(Step { used: input.len(), event: None }),
             State::Closing => Ok(self.drain(input, out)),
             State::StartOk | State::SecureOk | State::TuneOk | State::Open | State::Ready => {
                 self.handshake_frame(input, out)
@@ -167,10 +160,7 @@ impl Connection {
             return Err(self.refuse_header(input, out));
         }
         self.state = State::Start;
-        Ok(Step {
-            used: header.len(),
-            event: Some(Event::ProtocolHeader),
-        })
+        Ok(Step { used: header.len(), event: Some(Event::ProtocolHeader) })
     }
 
     /// Tells the client the version that we speak; the connection is over.
@@ -197,10 +187,7 @@ impl Connection {
                 return Err(Error::unexpected_frame("content before the connection is open"));
             }
         };
-        Ok(Step {
-            used: frame.size(),
-            event,
-        })
+        Ok(Step { used: frame.size(), event })
     }
 
     fn handshake_method<'a>(&mut self, method: Method<'a>, out: &mut Vec<u8>) -> Parsed<Option<Event<'a>>> {
@@ -208,9 +195,7 @@ impl Connection {
             (State::StartOk, Method::ConnectionStartOk(start_ok)) => Ok(Some(self.start_ok(&start_ok))),
             (State::SecureOk, Method::ConnectionSecureOk(secure_ok)) => {
                 self.state = State::Login;
-                Ok(Some(Event::Response {
-                    response: secure_ok.response,
-                }))
+                Ok(Some(Event::Response { response: secure_ok.response }))
             }
             (State::TuneOk, Method::ConnectionTuneOk(tune_ok)) => {
                 self.tune_ok(tune_ok).map_err(|error| error.at(method.id()))?;
@@ -226,42 +211,19 @@ impl Connection {
     }
 
     fn start_ok<'a>(&mut self, start_ok: &connection::StartOk<'a>) -> Event<'a> {
-        let connection::StartOk {
-            client_properties,
-            mechanism,
-            response,
-            locale,
-        } = *start_ok;
+        let connection::StartOk { client_properties, mechanism, response, locale } = *start_ok;
         self.capabilities = Capabilities::of(client_properties);
         let name = client_properties.get("connection_name").and_then(Value::as_str);
         self.connection_name = name.map(str::to_owned);
         self.state = State::Login;
-        Event::Login {
-            mechanism,
-            response,
-            client_properties,
-            locale,
-        }
+        Event::Login { mechanism, response, client_properties, locale }
     }
 
     fn tune_ok(&mut self, tune_ok: connection::TuneOk) -> Parsed<()> {
-        let connection::TuneOk {
-            channel_max,
-            frame_max,
-            heartbeat,
-        } = tune_ok;
+        let connection::TuneOk { channel_max, frame_max, heartbeat } = tune_ok;
         check_tuned("frame_max", frame::SIZE_MIN, self.offer.frame_max, frame_max)?;
-        check_tuned(
-            "channel_max",
-            1,
-            self.offer.channel_max.into(),
-            channel_max.into(),
-        )?;
-        self.negotiated = Negotiated {
-            frame_max,
-            channel_max,
-            heartbeat,
-        };
+        check_tuned("channel_max", 1, self.offer.channel_max.into(), channel_max.into())?;
+        self.negotiated = Negotiated { frame_max, channel_max, heartbeat };
         self.receiver = Receiver::new(Side::Server, limits(self.negotiated, self.offer));
         self.state = State::Open;
         Ok(())
@@ -280,10 +242,7 @@ impl Connection {
             Ok(Some(frame)) => frame,
             Ok(None) => return Step { used: 0, event: None },
             Err(_) => {
-                return Step {
-                    used: input.len(),
-                    event: None,
-                };
+                return Step { used: input.len(), event: None };
             }
         };
         let is_method = frame.kind == Kind::Method && frame.channel == 0;
@@ -295,10 +254,7 @@ impl Connection {
             Ok(Method::ConnectionClose(_)) if is_method => Some(self.answer_close(out)),
             _ => None,
         };
-        Step {
-            used: frame.size(),
-            event,
-        }
+        Step { used: frame.size(), event }
     }
 }
 
@@ -319,11 +275,7 @@ fn check_tuned(field: &str, min: u32, offered: u32, chosen: u32) -> Parsed<()> {
 
 #[cold]
 pub(super) fn unexpected(method: &Method<'_>, state: State) -> Error {
-    let text = format!(
-        "unexpected method '{}' in connection state {}",
-        method.name(),
-        state.name()
-    );
+    let text = format!("unexpected method '{}' in connection state {}", method.name(), state.name());
     Error::channel_error(text).at(method.id())
 }
 

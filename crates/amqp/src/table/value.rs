@@ -75,41 +75,25 @@ impl<'a> Value<'a> {
     /// The bytes, if this is a long string.
     #[must_use]
     pub fn as_bytes(self) -> Option<&'a [u8]> {
-        if let Self::LongString(bytes) = self {
-            Some(bytes)
-        } else {
-            None
-        }
+        if let Self::LongString(bytes) = self { Some(bytes) } else { None }
     }
 
     /// The truth, if this is a bool.
     #[must_use]
     pub fn as_bool(self) -> Option<bool> {
-        if let Self::Bool(truth) = self {
-            Some(truth)
-        } else {
-            None
-        }
+        if let Self::Bool(truth) = self { Some(truth) } else { None }
     }
 
     /// The table, if this is one.
     #[must_use]
     pub fn as_table(self) -> Option<Table<'a>> {
-        if let Self::Table(table) = self {
-            Some(table)
-        } else {
-            None
-        }
+        if let Self::Table(table) = self { Some(table) } else { None }
     }
 
     /// The array, if this is one.
     #[must_use]
     pub fn as_array(self) -> Option<Array<'a>> {
-        if let Self::Array(array) = self {
-            Some(array)
-        } else {
-            None
-        }
+        if let Self::Array(array) = self { Some(array) } else { None }
     }
 
     /// Whether both mean the same: integers by number whatever their width, tables whatever their order.
@@ -163,10 +147,7 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>) -> Result<Value<'a>> {
         b'l' | b'L' => Value::I64(reader.i64()?),
         b'f' => Value::F32(reader.f32()?),
         b'd' => Value::F64(reader.f64()?),
-        b'D' => Value::Decimal {
-            scale: reader.u8()?,
-            value: reader.u32()?,
-        },
+        b'D' => Value::Decimal { scale: reader.u8()?, value: reader.u32()? },
         b'S' => Value::LongString(reader.long_string()?),
         b'A' => Value::Array(Array(reader.long_string()?)),
         b'T' => Value::Timestamp(reader.u64()?),
@@ -174,9 +155,7 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>) -> Result<Value<'a>> {
         b'V' => Value::Void,
         b'x' => Value::Binary(reader.long_string()?),
         tag => {
-            return Err(Error::syntax_error(format!(
-                "a table holds a value of unknown type {tag}"
-            )));
+            return Err(Error::syntax_error(format!("a table holds a value of unknown type {tag}")));
         }
     })
 }
@@ -228,16 +207,10 @@ impl fmt::Display for Value<'_> {
             Self::LongString(bytes) | Self::Binary(bytes) => {
                 formatter.write_str(&String::from_utf8_lossy(bytes))
             }
-            Self::Array(array) => list(
-                formatter,
-                array.iter().map(|value| format!("{{{}}}", term(value))),
-            ),
-            Self::Table(table) => list(
-                formatter,
-                table
-                    .iter()
-                    .map(|(key, value)| format!("{{<<\"{key}\">>,{}}}", term(value))),
-            ),
+            Self::Array(array) => list(formatter, array.iter().map(|value| format!("{{{}}}", term(value)))),
+            Self::Table(table) => {
+                list(formatter, table.iter().map(|(key, value)| format!("{{<<\"{key}\">>,{}}}", term(value))))
+            }
             Self::Timestamp(seconds) => write!(formatter, "{seconds}"),
             Self::Void => formatter.write_str("undefined"),
             Self::I8(_)

@@ -23,10 +23,7 @@ struct Wire {
 impl Wire {
     fn new(password: &str, max_message_size: u64) -> Self {
         let options = Options {
-            credentials: Credentials {
-                user: "guest".to_owned(),
-                password: password.to_owned(),
-            },
+            credentials: Credentials { user: "guest".to_owned(), password: password.to_owned() },
             vhost: "/".to_owned(),
             connection_name: Some("me".to_owned()),
             frame_max: 4096,
@@ -34,12 +31,8 @@ impl Wire {
             heartbeat: 10,
             max_message_size,
         };
-        let offer = server::Offer {
-            frame_max: 131_072,
-            channel_max: 4,
-            heartbeat: 60,
-            max_message_size: 10_000,
-        };
+        let offer =
+            server::Offer { frame_max: 131_072, channel_max: 4, heartbeat: 60, max_message_size: 10_000 };
         let mut to_server = Vec::new();
         let client = Connection::start(options, &mut to_server);
         Self {
@@ -60,10 +53,7 @@ impl Wire {
         let result = self.server.receive(&self.to_server, &mut self.to_client);
         let (used, act): (_, Option<Act>) = match result {
             Ok(server::Step { used, event: None }) => (used, None),
-            Ok(server::Step {
-                used,
-                event: Some(event),
-            }) => {
+            Ok(server::Step { used, event: Some(event) }) => {
                 self.told += &format!("server: {}\n", show_server(&event));
                 (used, Some(Box::new(server_answer(&event))))
             }
@@ -83,9 +73,7 @@ impl Wire {
     fn consume(&mut self) -> bool {
         let used = match self.client.receive(&self.to_client, &mut self.to_server) {
             Ok(client::Step { used, event }) => {
-                event
-                    .iter()
-                    .for_each(|event| self.told += &format!("client: {}\n", show_client(event)));
+                event.iter().for_each(|event| self.told += &format!("client: {}\n", show_client(event)));
                 used
             }
             Err(failure) => {
@@ -101,12 +89,7 @@ impl Wire {
 fn show_server(event: &server::Event<'_>) -> String {
     match event {
         server::Event::Login { mechanism, .. } => format!("login {mechanism}"),
-        server::Event::Publish {
-            channel,
-            method,
-            body,
-            ..
-        } => {
+        server::Event::Publish { channel, method, body, .. } => {
             format!("{channel} publish to {} {} bytes", method.exchange, body.len())
         }
         server::Event::Method { channel, method } => format!("{channel} {}", method.name()),
@@ -116,12 +99,7 @@ fn show_server(event: &server::Event<'_>) -> String {
 
 fn show_client(event: &client::Event<'_>) -> String {
     match event {
-        client::Event::Content {
-            channel,
-            method,
-            body,
-            ..
-        } => {
+        client::Event::Content { channel, method, body, .. } => {
             format!("{channel} {} {} bytes", method.name(), body.len())
         }
         client::Event::Method { channel, method } => format!("{channel} {}", method.name()),
@@ -161,11 +139,8 @@ fn server_answer(event: &server::Event<'_>) -> impl FnOnce(&mut Wire) + use<> {
             Answer::Open => server.accept_open(out),
             Answer::Channel(channel) => server.accept_channel(out, channel),
             Answer::Deliver(channel, size) => {
-                let deliver = amqp::content::Deliver {
-                    consumer_tag: "c",
-                    delivery_tag: 1,
-                    redelivered: false,
-                };
+                let deliver =
+                    amqp::content::Deliver { consumer_tag: "c", delivery_tag: 1, redelivered: false };
                 let frame_max = server.negotiated().frame_max;
                 amqp::content::deliver(out, channel, deliver, message(&vec![0; size]), frame_max);
             }
@@ -178,32 +153,19 @@ fn server_answer(event: &server::Event<'_>) -> impl FnOnce(&mut Wire) + use<> {
 }
 
 fn message(body: &[u8]) -> Message<'_> {
-    Message {
-        exchange_and_key: b"\x01x\x01k",
-        properties: &[0, 0],
-        body,
-    }
+    Message { exchange_and_key: b"\x01x\x01k", properties: &[0, 0], body }
 }
 
 #[test]
 fn they_shake_hands_talk_and_part() {
     let mut wire = Wire::new("guest", 10_000);
     wire.run();
-    assert_eq!(
-        (
-            wire.client.frame_max(),
-            wire.client.channel_max(),
-            wire.client.heartbeat()
-        ),
-        (4096, 4, 10)
-    );
+    assert_eq!((wire.client.frame_max(), wire.client.channel_max(), wire.client.heartbeat()), (4096, 4, 10));
     assert_eq!(wire.server.connection_name(), Some("me"));
     wire.client.open_channel(&mut wire.to_server, 1);
     wire.run();
-    wire.client
-        .publish(&mut wire.to_server, 1, Publish::default(), message(b"hello"));
-    wire.client
-        .publish(&mut wire.to_server, 1, Publish::default(), message(&[7; 9000]));
+    wire.client.publish(&mut wire.to_server, 1, Publish::default(), message(b"hello"));
+    wire.client.publish(&mut wire.to_server, 1, Publish::default(), message(&[7; 9000]));
     wire.run();
     wire.client.close_channel(&mut wire.to_server, 1);
     wire.run();
@@ -248,10 +210,7 @@ fn a_channel_that_the_server_closes_can_be_opened_again() {
     wire.client.open_channel(&mut wire.to_server, 1);
     wire.run();
     wire.told.clear();
-    let ack = Method::BasicAck(basic::Ack {
-        delivery_tag: 1,
-        multiple: false,
-    });
+    let ack = Method::BasicAck(basic::Ack { delivery_tag: 1, multiple: false });
     wire.client.send(&mut wire.to_server, 1, &ack);
     wire.run();
     wire.client.open_channel(&mut wire.to_server, 1);
@@ -271,8 +230,7 @@ fn a_message_too_large_for_the_client_costs_the_server_its_channel() {
     wire.client.open_channel(&mut wire.to_server, 1);
     wire.run();
     wire.told.clear();
-    wire.client
-        .publish(&mut wire.to_server, 1, Publish::default(), message(&[0; 101]));
+    wire.client.publish(&mut wire.to_server, 1, Publish::default(), message(&[0; 101]));
     wire.run();
     expect![[r#"
         server: 1 publish to x 101 bytes

@@ -7,27 +7,12 @@ use amqp::receiver::{Event, Limits, Receiver, Side};
 use expect_test::expect;
 use proptest::prelude::*;
 
-const DELIVER: Deliver<'_> = Deliver {
-    consumer_tag: "ctag",
-    delivery_tag: 7,
-    redelivered: true,
-};
-const GET_OK: GetOk = GetOk {
-    delivery_tag: 8,
-    redelivered: false,
-    message_count: 9,
-};
-const RETURN: Return<'_> = Return {
-    reply_code: 312,
-    reply_text: "NO_ROUTE",
-};
+const DELIVER: Deliver<'_> = Deliver { consumer_tag: "ctag", delivery_tag: 7, redelivered: true };
+const GET_OK: GetOk = GetOk { delivery_tag: 8, redelivered: false, message_count: 9 };
+const RETURN: Return<'_> = Return { reply_code: 312, reply_text: "NO_ROUTE" };
 
 fn message(body: &[u8]) -> Message<'_> {
-    Message {
-        exchange_and_key: b"\x01x\x03key",
-        properties: &[0x10, 0, 2],
-        body,
-    }
+    Message { exchange_and_key: b"\x01x\x03key", properties: &[0x10, 0, 2], body }
 }
 
 #[test]
@@ -88,27 +73,14 @@ fn a_body_splits_at_frame_max() {
 }
 
 fn receive_one(bytes: &[u8], side: Side, frame_max: u32, check: impl FnOnce(&Method<'_>, &[u8])) {
-    let mut receiver = Receiver::new(
-        side,
-        Limits {
-            frame_max,
-            channel_max: 9,
-            max_message_size: 100_000,
-        },
-    );
+    let mut receiver = Receiver::new(side, Limits { frame_max, channel_max: 9, max_message_size: 100_000 });
     receiver.open(1);
     let mut rest = bytes;
     loop {
         let step = receiver.receive(rest).unwrap();
         assert!(step.used > 0, "a whole message says something");
         rest = &rest[step.used..];
-        if let Some(Event::Content {
-            method,
-            properties,
-            body,
-            ..
-        }) = step.event
-        {
+        if let Some(Event::Content { method, properties, body, .. }) = step.event {
             assert!(properties.is_persistent() && rest.is_empty());
             return check(&method, body);
         }

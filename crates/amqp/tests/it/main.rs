@@ -1,9 +1,5 @@
 //! The protocol as stories and properties, through the public API only.
-#![allow(
-    clippy::unwrap_used,
-    clippy::needless_pass_by_value,
-    reason = "these are tests"
-)]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "these are tests")]
 
 mod arbitrary;
 mod client;

@@ -5,11 +5,7 @@ use amqp::frame;
 use amqp::method::{Method, basic, channel};
 use amqp::receiver::{Event, Failure, Limits, Receiver, Side, Step};
 
-pub(crate) const LIMITS: Limits = Limits {
-    frame_max: 4096,
-    channel_max: 8,
-    max_message_size: 10_000,
-};
+pub(crate) const LIMITS: Limits = Limits { frame_max: 4096, channel_max: 8, max_message_size: 10_000 };
 
 /// Bytes of a peer, frame by frame.
 #[derive(Default)]
@@ -28,8 +24,7 @@ impl Peer {
     pub(crate) fn frame(mut self, kind: u8, channel: u16, payload: &[u8]) -> Self {
         self.0.push(kind);
         self.0.extend_from_slice(&channel.to_be_bytes());
-        self.0
-            .extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
+        self.0.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
         self.0.extend_from_slice(payload);
         self.0.push(frame::END);
         self
@@ -45,12 +40,7 @@ impl Peer {
     }
 
     pub(crate) fn close(self, channel: u16) -> Self {
-        let close = channel::Close {
-            reply_code: 200,
-            reply_text: "bye",
-            class_id: 0,
-            method_id: 0,
-        };
+        let close = channel::Close { reply_code: 200, reply_text: "bye", class_id: 0, method_id: 0 };
         self.method(channel, &Method::ChannelClose(close))
     }
 
@@ -59,22 +49,11 @@ impl Peer {
     }
 
     pub(crate) fn ack(self, channel: u16, delivery_tag: u64) -> Self {
-        self.method(
-            channel,
-            &Method::BasicAck(basic::Ack {
-                delivery_tag,
-                multiple: false,
-            }),
-        )
+        self.method(channel, &Method::BasicAck(basic::Ack { delivery_tag, multiple: false }))
     }
 
     pub(crate) fn publish_method(self, channel: u16) -> Self {
-        let publish = basic::Publish {
-            exchange: "x",
-            routing_key: "k",
-            mandatory: true,
-            immediate: false,
-        };
+        let publish = basic::Publish { exchange: "x", routing_key: "k", mandatory: true, immediate: false };
         self.method(channel, &Method::BasicPublish(publish))
     }
 
@@ -92,9 +71,7 @@ impl Peer {
 
     pub(crate) fn publish(self, channel: u16, body: &[u8]) -> Self {
         let size = u64::try_from(body.len()).unwrap();
-        let mut peer = self
-            .publish_method(channel)
-            .header(channel, 60, size, &[0x10, 0, 2]);
+        let mut peer = self.publish_method(channel).header(channel, 60, size, &[0x10, 0, 2]);
         for piece in body.chunks(4088) {
             peer = peer.body(channel, piece);
         }
@@ -129,11 +106,9 @@ pub(crate) fn receive_all(receiver: &mut Receiver, bytes: &[u8], cuts: &[usize])
 fn describe(step: Result<Step<'_>, Failure>) -> (usize, Option<String>, bool) {
     match step {
         Ok(Step { used, event }) => (used, event.map(|event| show(&event)), false),
-        Err(Failure { channel, used, error }) => (
-            used,
-            Some(format!("{channel}: closes, {}", show_error(&error))),
-            channel == 0,
-        ),
+        Err(Failure { channel, used, error }) => {
+            (used, Some(format!("{channel}: closes, {}", show_error(&error))), channel == 0)
+        }
     }
 }
 
@@ -145,25 +120,10 @@ pub(crate) fn show_error(error: &Error) -> String {
 fn show(event: &Event<'_>) -> String {
     match event {
         Event::Method { channel, method } => format!("{channel}: {}", method.name()),
-        Event::Content {
-            channel,
-            method,
-            properties,
-            body,
-        } => {
-            let sum = body.iter().fold(0u32, |sum, byte| {
-                sum.wrapping_mul(31).wrapping_add((*byte).into())
-            });
-            let mode = if properties.is_persistent() {
-                "persistent"
-            } else {
-                "transient"
-            };
-            format!(
-                "{channel}: {} {mode} {} bytes #{sum:x}",
-                method.name(),
-                body.len()
-            )
+        Event::Content { channel, method, properties, body } => {
+            let sum = body.iter().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
+            let mode = if properties.is_persistent() { "persistent" } else { "transient" };
+            format!("{channel}: {} {mode} {} bytes #{sum:x}", method.name(), body.len())
         }
         Event::Crossed { channel } => format!("{channel}: both closed"),
         Event::Heartbeat => "heartbeat".to_owned(),

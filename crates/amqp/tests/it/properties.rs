@@ -51,10 +51,7 @@ fn all_properties_are_read_on_demand() {
 
 #[test]
 fn no_properties_are_two_octets() {
-    assert_eq!(
-        PropertiesBuilder::default().to_bytes(),
-        Properties::EMPTY.as_bytes()
-    );
+    assert_eq!(PropertiesBuilder::default().to_bytes(), Properties::EMPTY.as_bytes());
     assert_eq!(Properties::new(&[0, 0]).unwrap(), Properties::EMPTY);
     assert_eq!(Properties::EMPTY.delivery_mode(), None);
     assert!(!Properties::EMPTY.is_persistent());
@@ -68,10 +65,7 @@ fn strings_that_only_pass_through_may_be_any_bytes() {
     let mut out = Vec::new();
     opaque.with_reply_to("r", &mut out);
     assert_eq!(out, b"\x06\x00\x01\xff\x01r");
-    assert!(
-        Properties::new(b"\x02\x00\x01\xff").is_err(),
-        "a broker acts on reply-to"
-    );
+    assert!(Properties::new(b"\x02\x00\x01\xff").is_err(), "a broker acts on reply-to");
 }
 
 #[test]
@@ -85,9 +79,7 @@ fn broken_properties_are_syntax_errors() {
         b"\x10\x00",
         b"\x20\x00\0\0\0\x01a",
     ];
-    let shown: Vec<_> = errors
-        .map(|bytes| Properties::new(bytes).unwrap_err().to_string())
-        .into();
+    let shown: Vec<_> = errors.map(|bytes| Properties::new(bytes).unwrap_err().to_string()).into();
     expect![[r#"
         502 SYNTAX_ERROR - a field ends after the bytes that hold it
         502 SYNTAX_ERROR - a field ends after the bytes that hold it

@@ -29,9 +29,7 @@ fn the_body_of_a_whole_message_is_the_callers_own_bytes() {
     let mut receiver = server_receiver();
     receiver.open(1);
     let step = receiver.receive(&bytes).unwrap();
-    let Some(amqp::receiver::Event::Content { body, .. }) = step.event else {
-        panic!("{step:?}")
-    };
+    let Some(amqp::receiver::Event::Content { body, .. }) = step.event else { panic!("{step:?}") };
     assert!(bytes.as_ptr_range().contains(&body.as_ptr()));
     assert_eq!(step.used, bytes.len());
 }
@@ -58,12 +56,7 @@ fn channels_interleave() {
             2: basic.publish transient 4 bytes #368755
             0: closes, 504 CHANNEL_ERROR - expected 'channel.open' [60,80]"#]],
     );
-    let peer = Peer::new()
-        .open(1)
-        .open(2)
-        .publish_method(1)
-        .publish(2, b"whole")
-        .header(1, 60, 1, &[0, 0]);
+    let peer = Peer::new().open(1).open(2).publish_method(1).publish(2, b"whole").header(1, 60, 1, &[0, 0]);
     check(
         peer.frame(8, 0, b"").body(1, b"x"),
         expect![[r#"
@@ -88,12 +81,7 @@ fn empty_body_frames_say_nothing() {
 
 #[test]
 fn a_message_too_large_costs_its_channel_only() {
-    let peer = Peer::new()
-        .open(1)
-        .open(2)
-        .publish(1, &[0; 10_001])
-        .ack(1, 1)
-        .publish(2, b"ok");
+    let peer = Peer::new().open(1).open(2).publish(1, &[0; 10_001]).ack(1, 1).publish(2, b"ok");
     check(
         peer.open(1).close_ok(1).open(1).publish(1, &[0; 10_000]),
         expect![[r#"
@@ -109,10 +97,7 @@ fn a_message_too_large_costs_its_channel_only() {
 
 #[test]
 fn a_body_above_the_protocols_limit_costs_the_connection() {
-    let peer = Peer::new()
-        .open(1)
-        .publish_method(1)
-        .header(1, 60, 512 * 1024 * 1024 + 1, &[0, 0]);
+    let peer = Peer::new().open(1).publish_method(1).header(1, 60, 512 * 1024 * 1024 + 1, &[0, 0]);
     check(
         peer,
         expect![[r#"
@@ -123,16 +108,9 @@ fn a_body_above_the_protocols_limit_costs_the_connection() {
 
 #[test]
 fn properties_too_large_cost_the_channel() {
-    let limits = amqp::receiver::Limits {
-        frame_max: 0,
-        ..LIMITS
-    };
+    let limits = amqp::receiver::Limits { frame_max: 0, ..LIMITS };
     let mut receiver = Receiver::new(Side::Server, limits);
-    let peer = Peer::new()
-        .open(1)
-        .publish_method(1)
-        .header(1, 60, 0, &[0; 65_537])
-        .publish_method(1);
+    let peer = Peer::new().open(1).publish_method(1).header(1, 60, 0, &[0; 65_537]).publish_method(1);
     expect![[r#"
         1: channel.open
         1: closes, 406 PRECONDITION_FAILED - message properties of 65537 bytes are larger than max size 65536 [60,40]"#]].assert_eq(&receive_all(&mut receiver, &peer.0, &[]).join("\n"));
@@ -192,11 +170,7 @@ fn frames_out_of_sequence_are_unexpected() {
 
 #[test]
 fn a_body_longer_than_announced_is_a_frame_error() {
-    let peer = Peer::new()
-        .open(1)
-        .publish_method(1)
-        .header(1, 60, 3, &[0, 0])
-        .body(1, b"four");
+    let peer = Peer::new().open(1).publish_method(1).header(1, 60, 3, &[0, 0]).body(1, b"four");
     check(
         peer,
         expect![[r#"
@@ -207,10 +181,7 @@ fn a_body_longer_than_announced_is_a_frame_error() {
 
 #[test]
 fn broken_frames_are_frame_errors() {
-    check(
-        Peer::new().raw(b"\x09"),
-        expect!["0: closes, 501 FRAME_ERROR - unknown frame type 9 [0,0]"],
-    );
+    check(Peer::new().raw(b"\x09"), expect!["0: closes, 501 FRAME_ERROR - unknown frame type 9 [0,0]"]);
     check(
         Peer::new().raw(b"\x01\0\0\0\0\x10\x01"),
         expect![
@@ -225,10 +196,7 @@ fn broken_frames_are_frame_errors() {
         Peer::new().frame(8, 0, b"x"),
         expect!["0: closes, 501 FRAME_ERROR - a heartbeat frame has a payload [0,0]"],
     );
-    check(
-        Peer::new().raw(b"\x01\0\0\0\0\x10\x00"),
-        expect!["waits behind 0 of 7 bytes"],
-    );
+    check(Peer::new().raw(b"\x01\0\0\0\0\x10\x00"), expect!["waits behind 0 of 7 bytes"]);
 }
 
 #[test]
@@ -258,9 +226,7 @@ fn broken_methods_are_syntax_errors() {
         0: closes, 503 COMMAND_INVALID - unknown method 60,99 [60,99]"#]],
     );
     check(
-        Peer::new()
-            .open(1)
-            .frame(1, 1, b"\0\x32\0\x0a\0\0\x01\xff\0\0\0\0\0"),
+        Peer::new().open(1).frame(1, 1, b"\0\x32\0\x0a\0\0\x01\xff\0\0\0\0\0"),
         expect![[r#"
             1: channel.open
             0: closes, 502 SYNTAX_ERROR - a short string is not UTF-8 [50,10]"#]],
@@ -279,10 +245,7 @@ fn broken_methods_are_syntax_errors() {
             0: closes, 502 SYNTAX_ERROR - a field ends after the bytes that hold it [60,40]"#]],
     );
     check(
-        Peer::new()
-            .open(1)
-            .publish_method(1)
-            .header(1, 60, 0, &[0, 1, 0, 0]),
+        Peer::new().open(1).publish_method(1).header(1, 60, 0, &[0, 1, 0, 0]),
         expect![[r#"
             1: channel.open
             0: closes, 502 SYNTAX_ERROR - property flags 0x0001 have unknown bits [60,40]"#]],
@@ -291,10 +254,7 @@ fn broken_methods_are_syntax_errors() {
 
 #[test]
 fn channels_open_once_and_within_their_number() {
-    check(
-        Peer::new().ack(1, 1),
-        expect!["0: closes, 504 CHANNEL_ERROR - expected 'channel.open' [60,80]"],
-    );
+    check(Peer::new().ack(1, 1), expect!["0: closes, 504 CHANNEL_ERROR - expected 'channel.open' [60,80]"]);
     check(
         Peer::new().header(1, 60, 0, &[0, 0]),
         expect!["0: closes, 504 CHANNEL_ERROR - expected 'channel.open' [0,0]"],
@@ -380,24 +340,10 @@ fn methods_keep_to_their_side_and_channel() {
 #[test]
 fn a_closing_channel_hears_only_close_and_close_ok() {
     let mut receiver = server_receiver();
-    receive_all(
-        &mut receiver,
-        &Peer::new().open(1).open(2).publish_method(1).0,
-        &[],
-    );
+    receive_all(&mut receiver, &Peer::new().open(1).open(2).publish_method(1).0, &[]);
     receiver.close(1);
-    let peer = Peer::new()
-        .header(1, 60, 4, &[0, 0])
-        .body(1, b"body")
-        .publish(1, b"more")
-        .ack(1, 9);
-    let peer = peer
-        .frame(1, 1, b"junk")
-        .open(1)
-        .ack(2, 1)
-        .close_ok(1)
-        .open(1)
-        .ack(1, 1);
+    let peer = Peer::new().header(1, 60, 4, &[0, 0]).body(1, b"body").publish(1, b"more").ack(1, 9);
+    let peer = peer.frame(1, 1, b"junk").open(1).ack(2, 1).close_ok(1).open(1).ack(1, 1);
     expect![[r#"
         2: basic.ack
         1: channel.close-ok
@@ -408,10 +354,7 @@ fn a_closing_channel_hears_only_close_and_close_ok() {
 
 #[test]
 fn when_both_close_a_channel_it_can_be_opened_with_or_without_close_ok() {
-    for peer in [
-        Peer::new().close(1).close_ok(1).open(1),
-        Peer::new().close(1).open(1),
-    ] {
+    for peer in [Peer::new().close(1).close_ok(1).open(1), Peer::new().close(1).open(1)] {
         let mut receiver = server_receiver();
         receiver.open(1);
         receiver.close(1);
@@ -422,17 +365,9 @@ fn when_both_close_a_channel_it_can_be_opened_with_or_without_close_ok() {
 
 #[test]
 fn an_announced_body_reserves_nothing_before_it_comes() {
-    let mut receiver = Receiver::new(
-        Side::Server,
-        amqp::receiver::Limits {
-            max_message_size: 512 * 1024 * 1024,
-            ..LIMITS
-        },
-    );
-    let peer = Peer::new()
-        .open(1)
-        .publish_method(1)
-        .header(1, 60, 512 * 1024 * 1024, &[0, 0]);
+    let mut receiver =
+        Receiver::new(Side::Server, amqp::receiver::Limits { max_message_size: 512 * 1024 * 1024, ..LIMITS });
+    let peer = Peer::new().open(1).publish_method(1).header(1, 60, 512 * 1024 * 1024, &[0, 0]);
     let peer = peer.body(1, &[0; 1000]);
     receive_all(&mut receiver, &peer.0, &[]);
     assert!(receiver.buffered_size() < 1100, "{}", receiver.buffered_size());

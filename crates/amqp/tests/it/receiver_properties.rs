@@ -76,9 +76,7 @@ fn interleave(bodies: &[Vec<usize>], picks: &[prop::sample::Index]) -> (Vec<u8>,
         frames.reverse();
         waiting.push(frames);
     }
-    let mut bytes = (1..=u16::try_from(bodies.len()).unwrap())
-        .fold(Peer::new(), Peer::open)
-        .0;
+    let mut bytes = (1..=u16::try_from(bodies.len()).unwrap()).fold(Peer::new(), Peer::open).0;
     let mut picks = picks.iter().cycle();
     while waiting.iter().any(|frames| !frames.is_empty()) {
         waiting.retain(|frames| !frames.is_empty());

@@ -10,12 +10,8 @@ use expect_test::expect;
 
 use crate::peer::{Peer, show_error};
 
-const OFFER: Offer = Offer {
-    frame_max: 131_072,
-    channel_max: 2047,
-    heartbeat: 60,
-    max_message_size: 16 * 1024 * 1024,
-};
+const OFFER: Offer =
+    Offer { frame_max: 131_072, channel_max: 2047, heartbeat: 60, max_message_size: 16 * 1024 * 1024 };
 
 /// A connection, what it said, and what it answered.
 struct Story {
@@ -25,10 +21,7 @@ struct Story {
 
 impl Story {
     fn new() -> Self {
-        Self {
-            connection: Connection::new(OFFER),
-            told: String::new(),
-        }
+        Self { connection: Connection::new(OFFER), told: String::new() }
     }
 
     /// A story that begins after `connection.open-ok`.
@@ -45,10 +38,8 @@ impl Story {
             let mut out = Vec::new();
             let (used, answer) = match self.connection.receive(rest, &mut out) {
                 Ok(step) => {
-                    self.told += &step
-                        .event
-                        .map(|event| format!("← {}\n", describe(&event)))
-                        .unwrap_or_default();
+                    self.told +=
+                        &step.event.map(|event| format!("← {}\n", describe(&event))).unwrap_or_default();
                     (step.used, step.event.map(|event| reply(&event)))
                 }
                 Err(failure) => {
@@ -59,9 +50,7 @@ impl Story {
                 }
             };
             let is_over = used == 0 && answer.is_none();
-            answer
-                .into_iter()
-                .for_each(|answer| answer(&mut self.connection, &mut out));
+            answer.into_iter().for_each(|answer| answer(&mut self.connection, &mut out));
             self.tell_answers(&out);
             if is_over {
                 return self;
@@ -95,36 +84,18 @@ impl Story {
     }
 
     fn end(self) -> String {
-        format!(
-            "{}{}\n",
-            self.told,
-            if self.connection.is_closed() {
-                "closed"
-            } else {
-                "open"
-            }
-        )
+        format!("{}{}\n", self.told, if self.connection.is_closed() { "closed" } else { "open" })
     }
 }
 
 fn describe(event: &Event<'_>) -> String {
     match event {
-        Event::Login {
-            mechanism,
-            response,
-            client_properties,
-            locale,
-        } => {
+        Event::Login { mechanism, response, client_properties, locale } => {
             let keys: Vec<_> = client_properties.iter().map(|(key, _)| key).collect();
             format!("login {mechanism} {} {keys:?} {locale}", response.escape_ascii())
         }
         Event::Method { channel, method } => format!("{channel} {}", method.name()),
-        Event::Publish {
-            channel,
-            method,
-            body,
-            ..
-        } => {
+        Event::Publish { channel, method, body, .. } => {
             format!("{channel} publish to {} {} bytes", method.exchange, body.len())
         }
         event => format!("{event:?}"),
@@ -140,14 +111,12 @@ fn reply(event: &Event<'_>) -> Reply {
                 TableBuilder::new().with("capabilities", Capabilities::ALL.to_table().as_table());
             connection.send_start(out, properties.as_table(), "PLAIN AMQPLAIN");
         }),
-        Event::Login {
-            mechanism: "PLAIN", ..
+        Event::Login { mechanism: "PLAIN", .. } | Event::Response { .. } => {
+            Box::new(Connection::accept_login)
         }
-        | Event::Response { .. } => Box::new(Connection::accept_login),
-        Event::Login {
-            mechanism: "CHALLENGE",
-            ..
-        } => Box::new(|connection, out| connection.challenge(out, b"?")),
+        Event::Login { mechanism: "CHALLENGE", .. } => {
+            Box::new(|connection, out| connection.challenge(out, b"?"))
+        }
         Event::Login { .. } => Box::new(|connection, out| connection.refuse_login(out, "EXTERNAL")),
         Event::Open { .. } => Box::new(Connection::accept_open),
         Event::ChannelOpened { channel } => {
@@ -180,11 +149,7 @@ impl Peer {
     }
 
     fn tune_ok(self, channel_max: u16, frame_max: u32, heartbeat: u16) -> Self {
-        let tune_ok = connection::TuneOk {
-            channel_max,
-            frame_max,
-            heartbeat,
-        };
+        let tune_ok = connection::TuneOk { channel_max, frame_max, heartbeat };
         self.method(0, &Method::ConnectionTuneOk(tune_ok))
     }
 
@@ -193,12 +158,7 @@ impl Peer {
     }
 
     fn close_connection(self) -> Self {
-        let close = connection::Close {
-            reply_code: 200,
-            reply_text: "bye",
-            class_id: 0,
-            method_id: 0,
-        };
+        let close = connection::Close { reply_code: 200, reply_text: "bye", class_id: 0, method_id: 0 };
         self.method(0, &Method::ConnectionClose(close))
     }
 
@@ -214,10 +174,7 @@ fn a_client_that_sends_all_at_once_gets_all_answers_in_order() {
     assert_eq!(story.connection.connection_name(), Some("me"));
     assert_eq!(story.connection.capabilities(), Capabilities::ALL);
     let negotiated = story.connection.negotiated();
-    assert_eq!(
-        (negotiated.channel_max, negotiated.frame_max, negotiated.heartbeat),
-        (8, 8192, 30)
-    );
+    assert_eq!((negotiated.channel_max, negotiated.frame_max, negotiated.heartbeat), (8, 8192, 30));
     expect![[r#"
         ← ProtocolHeader
         → 0 connection.start
@@ -287,18 +244,11 @@ fn other_versions_and_protocols_are_told_ours() {
 #[test]
 fn logins_can_be_refused_and_challenged() {
     let told = [
-        Story::new().after(
-            header()
-                .login("EXTERNAL", Capabilities::ALL)
-                .connection_close_ok(),
-        ),
+        Story::new().after(header().login("EXTERNAL", Capabilities::ALL).connection_close_ok()),
         Story::new().after(header().login("EXTERNAL", Capabilities::default())),
-        Story::new()
-            .after(header().login("CHALLENGE", Capabilities::ALL))
-            .after(Peer::new().method(
-                0,
-                &Method::ConnectionSecureOk(connection::SecureOk { response: b"!" }),
-            )),
+        Story::new().after(header().login("CHALLENGE", Capabilities::ALL)).after(
+            Peer::new().method(0, &Method::ConnectionSecureOk(connection::SecureOk { response: b"!" })),
+        ),
     ];
     expect![[r#"
         ← ProtocolHeader
@@ -325,19 +275,13 @@ fn logins_can_be_refused_and_challenged() {
 
 #[test]
 fn tuning_keeps_to_what_was_offered() {
-    let told = [
-        (2048, 131_072),
-        (0, 131_072),
-        (2047, 131_073),
-        (2047, 0),
-        (2047, 4095),
-        (1, 4096),
-    ]
-    .map(|(channel_max, frame_max)| {
-        let mut story = Story::new().after(header().start_ok());
-        story.told.clear();
-        story.after(Peer::new().tune_ok(channel_max, frame_max, 0)).end()
-    });
+    let told = [(2048, 131_072), (0, 131_072), (2047, 131_073), (2047, 0), (2047, 4095), (1, 4096)].map(
+        |(channel_max, frame_max)| {
+            let mut story = Story::new().after(header().start_ok());
+            story.told.clear();
+            story.after(Peer::new().tune_ok(channel_max, frame_max, 0)).end()
+        },
+    );
     expect![[r#"
         ← wrong: 530 NOT_ALLOWED - negotiated channel_max = 2048 is higher than the maximum allowed value (2047) [10,31]
         → close: Close { reply_code: 530, reply_text: "NOT_ALLOWED - negotiated channel_max = 2048 is higher than the maximum allowed value (2047)", class_id: 10, method_id: 31 }
@@ -412,10 +356,7 @@ fn after_our_close_only_the_answer_counts() {
     let close = |connection: &mut Connection, out: &mut Vec<u8>| connection.close(out, &error());
     let noise = || Peer::new().open(1).publish(1, b"late").raw(b"");
     let told = [
-        Story::ready()
-            .act(close)
-            .act(close)
-            .after(noise().connection_close_ok().open(2)),
+        Story::ready().act(close).act(close).after(noise().connection_close_ok().open(2)),
         Story::ready().act(close).after(noise().close_connection()),
         Story::ready().act(close).after(noise().raw(b"garbage")),
     ];
@@ -443,25 +384,10 @@ fn channels_close_from_both_sides() {
             .after(Peer::new().open(1))
             .act(close)
             .act(close)
-            .after(
-                Peer::new()
-                    .ack(1, 1)
-                    .publish(1, b"late")
-                    .close_ok(1)
-                    .open(1)
-                    .ack(1, 1),
-            ),
+            .after(Peer::new().ack(1, 1).publish(1, b"late").close_ok(1).open(1).ack(1, 1)),
+        Story::ready().after(Peer::new().open(1)).act(close).after(Peer::new().close(1).close_ok(1).open(1)),
         Story::ready()
-            .after(Peer::new().open(1))
-            .act(close)
-            .after(Peer::new().close(1).close_ok(1).open(1)),
-        Story::ready().after(
-            Peer::new()
-                .open(1)
-                .publish_method(1)
-                .header(1, 60, 20_000_000, &[0, 0])
-                .ack(1, 1),
-        ),
+            .after(Peer::new().open(1).publish_method(1).header(1, 60, 20_000_000, &[0, 0]).ack(1, 1)),
     ];
     expect![[r#"
         ← ChannelOpened { channel: 1 }
@@ -490,16 +416,9 @@ fn channels_close_from_both_sides() {
 
 #[test]
 fn a_running_connection_hears_no_handshake() {
-    let update = connection::UpdateSecret {
-        new_secret: b"new",
-        reason: "old",
-    };
+    let update = connection::UpdateSecret { new_secret: b"new", reason: "old" };
     let told = [
-        Story::ready().after(
-            Peer::new()
-                .method(0, &Method::ConnectionUpdateSecret(update))
-                .frame(8, 0, b""),
-        ),
+        Story::ready().after(Peer::new().method(0, &Method::ConnectionUpdateSecret(update)).frame(8, 0, b"")),
         Story::ready().after(Peer::new().open_vhost().connection_close_ok()),
         Story::ready().after(Peer::new().connection_close_ok()),
         Story::ready().after(Peer::new().open(1).frame(3, 1, &[0; 8193])),

@@ -71,22 +71,10 @@ fn every_type_reads_as_rabbitmq_names_it() {
 
 #[test]
 fn broken_tables_are_syntax_errors() {
-    check_refused(
-        b"\x05abc",
-        expect!["502 SYNTAX_ERROR - a field ends after the bytes that hold it"],
-    );
-    check_refused(
-        b"\x01\xffV",
-        expect!["502 SYNTAX_ERROR - a short string is not UTF-8"],
-    );
-    check_refused(
-        b"\x01aZ",
-        expect!["502 SYNTAX_ERROR - a table holds a value of unknown type 90"],
-    );
-    check_refused(
-        b"\x01a",
-        expect!["502 SYNTAX_ERROR - a field ends after the bytes that hold it"],
-    );
+    check_refused(b"\x05abc", expect!["502 SYNTAX_ERROR - a field ends after the bytes that hold it"]);
+    check_refused(b"\x01\xffV", expect!["502 SYNTAX_ERROR - a short string is not UTF-8"]);
+    check_refused(b"\x01aZ", expect!["502 SYNTAX_ERROR - a table holds a value of unknown type 90"]);
+    check_refused(b"\x01a", expect!["502 SYNTAX_ERROR - a field ends after the bytes that hold it"]);
     check_refused(
         b"\x01aS\0\0\0\x02x",
         expect!["502 SYNTAX_ERROR - a field ends after the bytes that hold it"],

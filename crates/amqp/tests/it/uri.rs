@@ -6,15 +6,7 @@ use expect_test::expect;
 fn show(text: &str) -> String {
     match Uri::parse(text) {
         Ok(uri) => {
-            let Uri {
-                host,
-                port,
-                credentials,
-                vhost,
-                heartbeat,
-                frame_max,
-                channel_max,
-            } = uri;
+            let Uri { host, port, credentials, vhost, heartbeat, frame_max, channel_max } = uri;
             let (user, password) = (credentials.user, credentials.password);
             let tuning = format!("{heartbeat:?} {frame_max:?} {channel_max:?}").replace("None", "-");
             format!("{text} → {user} {password} {host} {port} '{vhost}' {tuning}\n")

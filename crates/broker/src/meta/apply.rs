@@ -61,14 +61,8 @@ impl Meta {
                 self.topology.access_mut().remove_user(name);
                 vec![Effect::AccessChanged(Arc::clone(name))]
             }
-            Record::PermissionsSet {
-                user,
-                vhost,
-                permissions,
-            } => {
-                self.topology
-                    .access_mut()
-                    .set_permissions(user, vhost, permissions);
+            Record::PermissionsSet { user, vhost, permissions } => {
+                self.topology.access_mut().set_permissions(user, vhost, permissions);
                 vec![Effect::AccessChanged(Arc::clone(user))]
             }
             Record::PermissionsCleared { user, vhost } => {
@@ -117,60 +111,34 @@ impl Meta {
         let default_vhost: Arc<str> = DEFAULT_VHOST.into();
         let no_default = topology.vhost(DEFAULT_VHOST).is_none();
         let no_default = no_default.then_some(Record::VhostDeleted { name: default_vhost });
-        let users = topology.access().users().map(|user| Record::UserPut {
-            user: Arc::clone(user),
-        });
+        let users = topology.access().users().map(|user| Record::UserPut { user: Arc::clone(user) });
         let vhosts = topology.vhosts().flat_map(vhost_records);
-        let permissions = topology
-            .access()
-            .users()
-            .flat_map(|user| self.permission_records(&user.name));
-        reserved
-            .into_iter()
-            .chain(no_default)
-            .chain(users)
-            .chain(vhosts)
-            .chain(permissions)
+        let permissions = topology.access().users().flat_map(|user| self.permission_records(&user.name));
+        reserved.into_iter().chain(no_default).chain(users).chain(vhosts).chain(permissions)
     }
 
     fn permission_records<'a>(&'a self, user: &'a Arc<str>) -> impl Iterator<Item = Record> + 'a {
-        self.topology
-            .access()
-            .permissions(user)
-            .map(|(vhost, permissions)| Record::PermissionsSet {
-                user: Arc::clone(user),
-                vhost: Arc::clone(vhost),
-                permissions: permissions.clone(),
-            })
+        self.topology.access().permissions(user).map(|(vhost, permissions)| Record::PermissionsSet {
+            user: Arc::clone(user),
+            vhost: Arc::clone(vhost),
+            permissions: permissions.clone(),
+        })
     }
 }
 
 fn vhost_records(vhost: &Vhost) -> impl Iterator<Item = Record> {
     let name = vhost.name();
-    let exchanges = vhost
-        .exchanges()
-        .filter(|exchange| exchange.durable && !exchange.is_predeclared());
-    let exchanges = exchanges.map(|exchange| Record::ExchangeDeclared {
-        vhost: Arc::clone(name),
-        exchange: Arc::clone(exchange),
-    });
+    let exchanges = vhost.exchanges().filter(|exchange| exchange.durable && !exchange.is_predeclared());
+    let exchanges = exchanges
+        .map(|exchange| Record::ExchangeDeclared { vhost: Arc::clone(name), exchange: Arc::clone(exchange) });
     let queues = vhost.queues().filter(|queue| queue.durable);
-    let queues = queues.map(|queue| Record::QueueDeclared {
-        queue: Arc::clone(queue),
-    });
-    let bindings = vhost
-        .bindings()
-        .filter(|binding| vhost.is_durable_binding(binding));
+    let queues = queues.map(|queue| Record::QueueDeclared { queue: Arc::clone(queue) });
+    let bindings = vhost.bindings().filter(|binding| vhost.is_durable_binding(binding));
     let bindings = bindings.map(|binding| Record::Bound {
         vhost: Arc::clone(name),
         binding: Arc::clone(binding),
         durable: true,
     });
-    let added = Record::VhostAdded {
-        name: Arc::clone(name),
-    };
-    std::iter::once(added)
-        .chain(exchanges)
-        .chain(queues)
-        .chain(bindings)
+    let added = Record::VhostAdded { name: Arc::clone(name) };
+    std::iter::once(added).chain(exchanges).chain(queues).chain(bindings)
 }

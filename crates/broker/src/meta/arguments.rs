@@ -31,121 +31,29 @@ const STREAM: &[QueueKind] = &[];
 /// In the order in which RabbitMQ looks at them. Leader locators are for quorum queues and streams, but clients send them
 /// with classic queues, too.
 const RULES: [Rule; 23] = [
-    Rule {
-        key: "x-expires",
-        kinds: BOTH,
-        check: expires,
-    },
-    Rule {
-        key: "x-message-ttl",
-        kinds: BOTH,
-        check: duration,
-    },
-    Rule {
-        key: "x-dead-letter-exchange",
-        kinds: BOTH,
-        check: string,
-    },
-    Rule {
-        key: "x-dead-letter-routing-key",
-        kinds: BOTH,
-        check: string,
-    },
-    Rule {
-        key: "x-dead-letter-strategy",
-        kinds: QUORUM,
-        check: dead_letter_strategy,
-    },
-    Rule {
-        key: "x-max-length",
-        kinds: BOTH,
-        check: natural,
-    },
-    Rule {
-        key: "x-max-length-bytes",
-        kinds: BOTH,
-        check: natural,
-    },
-    Rule {
-        key: "x-max-in-memory-length",
-        kinds: QUORUM,
-        check: natural,
-    },
-    Rule {
-        key: "x-max-in-memory-bytes",
-        kinds: QUORUM,
-        check: natural,
-    },
-    Rule {
-        key: "x-max-priority",
-        kinds: CLASSIC,
-        check: priority,
-    },
-    Rule {
-        key: "x-overflow",
-        kinds: BOTH,
-        check: overflow,
-    },
-    Rule {
-        key: "x-queue-mode",
-        kinds: CLASSIC,
-        check: queue_mode,
-    },
-    Rule {
-        key: "x-queue-version",
-        kinds: CLASSIC,
-        check: queue_version,
-    },
-    Rule {
-        key: "x-single-active-consumer",
-        kinds: BOTH,
-        check: boolean,
-    },
-    Rule {
-        key: "x-queue-type",
-        kinds: BOTH,
-        check: queue_type,
-    },
-    Rule {
-        key: "x-delivery-limit",
-        kinds: QUORUM,
-        check: delivery_limit,
-    },
-    Rule {
-        key: "x-quorum-initial-group-size",
-        kinds: QUORUM,
-        check: positive,
-    },
-    Rule {
-        key: "x-queue-leader-locator",
-        kinds: BOTH,
-        check: leader_locator,
-    },
-    Rule {
-        key: "x-max-age",
-        kinds: STREAM,
-        check: string,
-    },
-    Rule {
-        key: "x-stream-max-segment-size-bytes",
-        kinds: STREAM,
-        check: natural,
-    },
-    Rule {
-        key: "x-stream-filter-size-bytes",
-        kinds: STREAM,
-        check: natural,
-    },
-    Rule {
-        key: "x-initial-cluster-size",
-        kinds: STREAM,
-        check: positive,
-    },
-    Rule {
-        key: "x-max-segment-size",
-        kinds: STREAM,
-        check: natural,
-    },
+    Rule { key: "x-expires", kinds: BOTH, check: expires },
+    Rule { key: "x-message-ttl", kinds: BOTH, check: duration },
+    Rule { key: "x-dead-letter-exchange", kinds: BOTH, check: string },
+    Rule { key: "x-dead-letter-routing-key", kinds: BOTH, check: string },
+    Rule { key: "x-dead-letter-strategy", kinds: QUORUM, check: dead_letter_strategy },
+    Rule { key: "x-max-length", kinds: BOTH, check: natural },
+    Rule { key: "x-max-length-bytes", kinds: BOTH, check: natural },
+    Rule { key: "x-max-in-memory-length", kinds: QUORUM, check: natural },
+    Rule { key: "x-max-in-memory-bytes", kinds: QUORUM, check: natural },
+    Rule { key: "x-max-priority", kinds: CLASSIC, check: priority },
+    Rule { key: "x-overflow", kinds: BOTH, check: overflow },
+    Rule { key: "x-queue-mode", kinds: CLASSIC, check: queue_mode },
+    Rule { key: "x-queue-version", kinds: CLASSIC, check: queue_version },
+    Rule { key: "x-single-active-consumer", kinds: BOTH, check: boolean },
+    Rule { key: "x-queue-type", kinds: BOTH, check: queue_type },
+    Rule { key: "x-delivery-limit", kinds: QUORUM, check: delivery_limit },
+    Rule { key: "x-quorum-initial-group-size", kinds: QUORUM, check: positive },
+    Rule { key: "x-queue-leader-locator", kinds: BOTH, check: leader_locator },
+    Rule { key: "x-max-age", kinds: STREAM, check: string },
+    Rule { key: "x-stream-max-segment-size-bytes", kinds: STREAM, check: natural },
+    Rule { key: "x-stream-filter-size-bytes", kinds: STREAM, check: natural },
+    Rule { key: "x-initial-cluster-size", kinds: STREAM, check: positive },
+    Rule { key: "x-max-segment-size", kinds: STREAM, check: natural },
 ];
 
 /// The arguments that have to be the same when a queue is declared again.
@@ -187,10 +95,7 @@ fn read_kind(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKind, Err
 fn check_one(queue: Subject<'_>, kind: QueueKind, rule: &Rule, value: Value<'_>) -> Result<(), Error> {
     let key = rule.key;
     if !rule.kinds.contains(&kind) {
-        return Err(precondition(format!(
-            "invalid arg '{key}' for {queue} of queue type {}",
-            module(kind)
-        )));
+        return Err(precondition(format!("invalid arg '{key}' for {queue} of queue type {}", module(kind))));
     }
     if key == "x-dead-letter-exchange" && string(value).is_err() {
         return Err(invalid_type(queue, key, value));
@@ -204,10 +109,7 @@ fn invalid(queue: Subject<'_>, key: &str, why: &str) -> Error {
 
 /// RabbitMQ's answer to a name of an exchange that is not a string.
 pub(super) fn invalid_type(subject: Subject<'_>, key: &str, value: Value<'_>) -> Error {
-    precondition(format!(
-        "invalid type '{}' for arg '{key}' in {subject}",
-        value.type_name()
-    ))
+    precondition(format!("invalid type '{}' for arg '{key}' in {subject}", value.type_name()))
 }
 
 /// The type of a queue as it appears in RabbitMQ's texts.
@@ -219,9 +121,7 @@ pub(super) fn module(kind: QueueKind) -> &'static str {
 }
 
 fn integer(value: Value<'_>) -> Result<i64, String> {
-    value
-        .as_int()
-        .ok_or_else(|| format!("\"expected integer, got {}\"", value.type_name()))
+    value.as_int().ok_or_else(|| format!("\"expected integer, got {}\"", value.type_name()))
 }
 
 fn text(value: Value<'_>) -> Result<&str, String> {
@@ -241,11 +141,7 @@ fn natural(value: Value<'_>) -> Result<(), String> {
 
 fn positive(value: Value<'_>) -> Result<(), String> {
     natural(value)?;
-    if integer(value)? == 0 {
-        Err("{value_zero,0}".to_owned())
-    } else {
-        Ok(())
-    }
+    if integer(value)? == 0 { Err("{value_zero,0}".to_owned()) } else { Ok(()) }
 }
 
 fn duration(value: Value<'_>) -> Result<(), String> {
@@ -271,11 +167,7 @@ fn priority(value: Value<'_>) -> Result<(), String> {
 
 /// -1 is no limit.
 fn delivery_limit(value: Value<'_>) -> Result<(), String> {
-    if integer(value)? == -1 {
-        Ok(())
-    } else {
-        natural(value)
-    }
+    if integer(value)? == -1 { Ok(()) } else { natural(value) }
 }
 
 fn boolean(value: Value<'_>) -> Result<(), String> {
@@ -288,11 +180,7 @@ fn string(value: Value<'_>) -> Result<(), String> {
 
 fn one_of(value: Value<'_>, names: &[&str], otherwise: impl FnOnce(&str) -> String) -> Result<(), String> {
     let name = text(value)?;
-    if names.contains(&name) {
-        Ok(())
-    } else {
-        Err(otherwise(name))
-    }
+    if names.contains(&name) { Ok(()) } else { Err(otherwise(name)) }
 }
 
 fn overflow(value: Value<'_>) -> Result<(), String> {
@@ -301,31 +189,19 @@ fn overflow(value: Value<'_>) -> Result<(), String> {
 }
 
 fn dead_letter_strategy(value: Value<'_>) -> Result<(), String> {
-    one_of(value, &["at-most-once", "at-least-once"], |_| {
-        "invalid_dlx_strategy".to_owned()
-    })
+    one_of(value, &["at-most-once", "at-least-once"], |_| "invalid_dlx_strategy".to_owned())
 }
 
 fn queue_mode(value: Value<'_>) -> Result<(), String> {
-    one_of(value, &["default", "lazy"], |name| {
-        format!("\"unsupported queue mode '{name}'\"")
-    })
+    one_of(value, &["default", "lazy"], |name| format!("\"unsupported queue mode '{name}'\""))
 }
 
 fn queue_type(value: Value<'_>) -> Result<(), String> {
-    one_of(value, &["classic", "quorum"], |name| {
-        format!("\"unsupported queue type '{name}'\"")
-    })
+    one_of(value, &["classic", "quorum"], |name| format!("\"unsupported queue type '{name}'\""))
 }
 
 fn leader_locator(value: Value<'_>) -> Result<(), String> {
-    let names = [
-        "client-local",
-        "balanced",
-        "random",
-        "least-leaders",
-        "min-masters",
-    ];
+    let names = ["client-local", "balanced", "random", "least-leaders", "min-masters"];
     one_of(value, &names, |_| "invalid_queue_locator_arg".to_owned())
 }
 

@@ -154,11 +154,7 @@ pub enum Reply {
 impl Decision {
     pub(super) fn new(records: Vec<Record>) -> Decision {
         let durable = records.iter().any(Record::is_durable);
-        Decision {
-            records,
-            durable,
-            reply: Reply::Done,
-        }
+        Decision { records, durable, reply: Reply::Done }
     }
 
     pub(super) fn unchanged() -> Decision {
@@ -167,11 +163,7 @@ impl Decision {
 
     /// The record, unless things are as it would make them.
     pub(super) fn unless(same: bool, record: Record) -> Decision {
-        if same {
-            Decision::unchanged()
-        } else {
-            Decision::new(vec![record])
-        }
+        if same { Decision::unchanged() } else { Decision::new(vec![record]) }
     }
 
     pub(super) fn reply(self, reply: Reply) -> Decision {
@@ -182,18 +174,9 @@ impl Decision {
 /// Checks the name of something new. It fits a short string, is not empty, and may hold anything but
 /// control characters.
 pub(super) fn check_name(what: &str, name: &str) -> Result<(), Error> {
-    let refuse = |why: String| {
-        Err(Error::new(
-            Kind::Precondition,
-            format!("invalid {what} name: {why}"),
-        ))
-    };
+    let refuse = |why: String| Err(Error::new(Kind::Precondition, format!("invalid {what} name: {why}")));
     if name.len() > super::NAME_SIZE_MAX {
-        return refuse(format!(
-            "{} bytes, at most {} are allowed",
-            name.len(),
-            super::NAME_SIZE_MAX
-        ));
+        return refuse(format!("{} bytes, at most {} are allowed", name.len(), super::NAME_SIZE_MAX));
     }
     if name.is_empty() {
         return refuse("it is empty".to_owned());

@@ -27,27 +27,17 @@ impl Meta {
     pub fn decide(&self, change: Change) -> Result<Decision, Error> {
         match change {
             Change::DeclareExchange(wish) => self.declare_exchange(wish),
-            Change::DeleteExchange {
-                vhost,
-                name,
-                if_unused,
-            } => self.delete_exchange(&vhost, name, if_unused),
+            Change::DeleteExchange { vhost, name, if_unused } => {
+                self.delete_exchange(&vhost, name, if_unused)
+            }
             Change::DeclareQueue(wish) => self.declare_queue(wish),
             Change::DeleteQueue { id } => Ok(self.delete_queues(&BTreeSet::from([id]))),
             Change::DeleteConnectionQueues { connection } => Ok(self
                 .owned
                 .get(&connection)
                 .map_or_else(Decision::unchanged, |ids| self.delete_queues(ids))),
-            Change::Bind {
-                vhost,
-                binding,
-                connection,
-            } => self.bind(vhost, binding, connection),
-            Change::Unbind {
-                vhost,
-                binding,
-                connection,
-            } => self.unbind(vhost, binding, connection),
+            Change::Bind { vhost, binding, connection } => self.bind(vhost, binding, connection),
+            Change::Unbind { vhost, binding, connection } => self.unbind(vhost, binding, connection),
             Change::AddVhost { name } => self.add_vhost(name),
             Change::DeleteVhost { name } => {
                 self.existing_vhost(&name)?;
@@ -55,22 +45,16 @@ impl Meta {
             }
             Change::PutUser { user } => {
                 check_name("user", &user.name)?;
-                let same = self
-                    .topology
-                    .access()
-                    .user(&user.name)
-                    .is_some_and(|current| **current == user);
+                let same = self.topology.access().user(&user.name).is_some_and(|current| **current == user);
                 Ok(Decision::unless(same, Record::UserPut { user: Arc::new(user) }))
             }
             Change::DeleteUser { name } => {
                 self.existing_user(&name)?;
                 Ok(Decision::new(vec![Record::UserDeleted { name }]))
             }
-            Change::SetPermissions {
-                user,
-                vhost,
-                permissions,
-            } => self.set_permissions(user, vhost, permissions),
+            Change::SetPermissions { user, vhost, permissions } => {
+                self.set_permissions(user, vhost, permissions)
+            }
             Change::ClearPermissions { user, vhost } => self.clear_permissions(user, vhost),
         }
     }
@@ -78,11 +62,7 @@ impl Meta {
     fn declare_exchange(&self, wish: DeclareExchange) -> Result<Decision, Error> {
         let vhost = self.topology.find_vhost(&wish.vhost)?;
         refuse_default_exchange(&wish.name)?;
-        let subject = Subject {
-            kind: "exchange",
-            name: &wish.name,
-            vhost: &wish.vhost,
-        };
+        let subject = Subject { kind: "exchange", name: &wish.name, vhost: &wish.vhost };
         if let Some(current) = vhost.exchange(&wish.name) {
             same_exchange(subject, &wish, current)?;
             return Ok(Decision::unchanged());
@@ -94,23 +74,8 @@ impl Meta {
         {
             return Err(arguments::invalid_type(subject, ALTERNATE_EXCHANGE, value));
         }
-        let DeclareExchange {
-            vhost,
-            name,
-            kind,
-            durable,
-            auto_delete,
-            internal,
-            arguments,
-        } = wish;
-        let exchange = Arc::new(Exchange {
-            name,
-            kind,
-            durable,
-            auto_delete,
-            internal,
-            arguments,
-        });
+        let DeclareExchange { vhost, name, kind, durable, auto_delete, internal, arguments } = wish;
+        let exchange = Arc::new(Exchange { name, kind, durable, auto_delete, internal, arguments });
         Ok(Decision::new(vec![Record::ExchangeDeclared { vhost, exchange }]))
     }
 
@@ -130,9 +95,7 @@ impl Meta {
             return Ok(Decision::unchanged());
         };
         if if_unused && vhost.bindings_from(&name).next().is_some() {
-            return Err(precondition(format!(
-                "exchange '{name}' in vhost '{vhost_name}' in use"
-            )));
+            return Err(precondition(format!("exchange '{name}' in vhost '{vhost_name}' in use")));
         }
         let mut records = vec![exchange_deleted(vhost_name, exchange)];
         let mut gone = Gone::default();
@@ -146,10 +109,7 @@ impl Meta {
         if !wish.server_named {
             refuse_reserved_name("queue", &wish.name)?;
         }
-        let wish = DeclareQueue {
-            durable: wish.durable && wish.owner.is_none(),
-            ..wish
-        };
+        let wish = DeclareQueue { durable: wish.durable && wish.owner.is_none(), ..wish };
         if let Some(current) = vhost.queue(&wish.name) {
             same_queue(&wish, current)?;
             return Ok(Decision::unchanged().reply(Reply::Queue(Arc::clone(current))));
@@ -162,9 +122,7 @@ impl Meta {
     fn make_queue(&self, wish: DeclareQueue) -> Decision {
         let mut records = Vec::with_capacity(2);
         if self.next_queue == self.reserved {
-            records.push(Record::QueueIdsReserved {
-                below: self.reserved + QUEUE_ID_BLOCK,
-            });
+            records.push(Record::QueueIdsReserved { below: self.reserved + QUEUE_ID_BLOCK });
         }
         let queue = Arc::new(Queue {
             id: QueueId(self.next_queue),
@@ -175,32 +133,20 @@ impl Meta {
             exclusive: wish.owner,
             arguments: wish.arguments,
         });
-        records.push(Record::QueueDeclared {
-            queue: Arc::clone(&queue),
-        });
+        records.push(Record::QueueDeclared { queue: Arc::clone(&queue) });
         Decision::new(records).reply(Reply::Queue(queue))
     }
 
     fn delete_queues(&self, ids: &BTreeSet<QueueId>) -> Decision {
-        let queues: Vec<_> = ids
-            .iter()
-            .filter_map(|id| self.topology.queue_by_id(*id))
-            .collect();
+        let queues: Vec<_> = ids.iter().filter_map(|id| self.topology.queue_by_id(*id)).collect();
         let mut records: Vec<_> = queues
             .iter()
-            .map(|queue| Record::QueueDeleted {
-                id: queue.id,
-                durable: queue.durable,
-            })
+            .map(|queue| Record::QueueDeleted { id: queue.id, durable: queue.durable })
             .collect();
         // A connection is in one virtual host, so all its queues are.
         if let Some(vhost) = queues.first().and_then(|queue| self.topology.vhost(&queue.vhost)) {
             let mut gone = Gone::default();
-            gone.ends.extend(
-                queues
-                    .iter()
-                    .map(|queue| Destination::Queue(Arc::clone(&queue.name))),
-            );
+            gone.ends.extend(queues.iter().map(|queue| Destination::Queue(Arc::clone(&queue.name))));
             records.extend(gone.auto_deleted(vhost));
         }
         Decision::new(records)
@@ -224,11 +170,7 @@ impl Meta {
             return Ok(Decision::unchanged());
         }
         let durable = vhost.is_durable_binding(&binding);
-        Ok(Decision::new(vec![Record::Bound {
-            vhost: name,
-            binding: Arc::new(binding),
-            durable,
-        }]))
+        Ok(Decision::new(vec![Record::Bound { vhost: name, binding: Arc::new(binding), durable }]))
     }
 
     fn unbind(&self, name: Arc<str>, binding: Binding, by: Option<ConnectionId>) -> Result<Decision, Error> {
@@ -242,16 +184,9 @@ impl Meta {
         }
         let durable = vhost.is_durable_binding(&binding);
         let binding = Arc::new(binding);
-        let mut gone = Gone {
-            binding: Some(&binding),
-            ..Gone::default()
-        };
+        let mut gone = Gone { binding: Some(&binding), ..Gone::default() };
         let cascade = gone.auto_deleted(vhost);
-        let mut records = vec![Record::Unbound {
-            vhost: name,
-            binding: Arc::clone(&binding),
-            durable,
-        }];
+        let mut records = vec![Record::Unbound { vhost: name, binding: Arc::clone(&binding), durable }];
         records.extend(cascade);
         Ok(Decision::new(records))
     }
@@ -272,14 +207,7 @@ impl Meta {
         self.existing_vhost(&vhost)?;
         permissions.check()?;
         let same = self.topology.access().permissions_in(&user, &vhost) == Some(&permissions);
-        Ok(Decision::unless(
-            same,
-            Record::PermissionsSet {
-                user,
-                vhost,
-                permissions,
-            },
-        ))
+        Ok(Decision::unless(same, Record::PermissionsSet { user, vhost, permissions }))
     }
 
     fn clear_permissions(&self, user: Arc<str>, vhost: Arc<str>) -> Result<Decision, Error> {
@@ -304,10 +232,7 @@ fn refuse_default_exchange(name: &str) -> Result<(), Error> {
     if !name.is_empty() {
         return Ok(());
     }
-    Err(Error::new(
-        Kind::Refused,
-        "operation not permitted on the default exchange",
-    ))
+    Err(Error::new(Kind::Refused, "operation not permitted on the default exchange"))
 }
 
 fn refuse_default_ends(binding: &Binding) -> Result<(), Error> {
@@ -322,10 +247,7 @@ fn refuse_reserved_name(kind: &str, name: &str) -> Result<(), Error> {
     if !name.starts_with(RESERVED_PREFIX) {
         return Ok(());
     }
-    Err(Error::new(
-        Kind::Refused,
-        format!("{kind} name '{name}' contains reserved prefix 'amq.*'"),
-    ))
+    Err(Error::new(Kind::Refused, format!("{kind} name '{name}' contains reserved prefix 'amq.*'")))
 }
 
 fn same_exchange(subject: Subject<'_>, wish: &DeclareExchange, current: &Exchange) -> Result<(), Error> {
@@ -333,42 +255,28 @@ fn same_exchange(subject: Subject<'_>, wish: &DeclareExchange, current: &Exchang
     subject.same("durable", wish.durable, current.durable)?;
     subject.same("auto_delete", wish.auto_delete, current.auto_delete)?;
     subject.same("internal", wish.internal, current.internal)?;
-    subject.same_arguments(
-        [ALTERNATE_EXCHANGE].into_iter(),
-        &wish.arguments,
-        &current.arguments,
-    )
+    subject.same_arguments([ALTERNATE_EXCHANGE].into_iter(), &wish.arguments, &current.arguments)
 }
 
 fn same_queue(wish: &DeclareQueue, current: &Queue) -> Result<(), Error> {
     if wish.owner != current.exclusive {
         return Err(current.locked());
     }
-    let subject = Subject {
-        kind: "queue",
-        name: &wish.name,
-        vhost: &wish.vhost,
-    };
+    let subject = Subject { kind: "queue", name: &wish.name, vhost: &wish.vhost };
     subject.same("durable", wish.durable, current.durable)?;
     subject.same("auto_delete", wish.auto_delete, current.auto_delete)?;
     subject.same_arguments(arguments::keys(), &wish.arguments, &current.arguments)
 }
 
 fn check_new_queue(wish: &DeclareQueue) -> Result<(), Error> {
-    let subject = Subject {
-        kind: "queue",
-        name: &wish.name,
-        vhost: &wish.vhost,
-    };
+    let subject = Subject { kind: "queue", name: &wish.name, vhost: &wish.vhost };
     let kind = arguments::check(subject, &wish.arguments)?;
     if kind == QueueKind::Classic {
         return Ok(());
     }
     if wish.server_named {
         let module = arguments::module(kind);
-        return Err(precondition(format!(
-            "Cannot declare a server-named queue for type {module}"
-        )));
+        return Err(precondition(format!("Cannot declare a server-named queue for type {module}")));
     }
     let obstacles = [
         (wish.auto_delete, "auto-delete"),
@@ -376,9 +284,7 @@ fn check_new_queue(wish: &DeclareQueue) -> Result<(), Error> {
         (!wish.durable, "non-durable"),
     ];
     match obstacles.into_iter().find(|(present, _)| *present) {
-        Some((_, property)) => Err(precondition(format!(
-            "invalid property '{property}' for {subject}"
-        ))),
+        Some((_, property)) => Err(precondition(format!("invalid property '{property}' for {subject}"))),
         None => Ok(()),
     }
 }
@@ -405,11 +311,8 @@ impl Gone<'_> {
     /// alive are missing.
     fn auto_deleted(&mut self, vhost: &Vhost) -> Vec<Record> {
         let mut records = Vec::new();
-        let mut waiting: Vec<_> = self
-            .binding
-            .map(|binding| Arc::clone(&binding.source))
-            .into_iter()
-            .collect();
+        let mut waiting: Vec<_> =
+            self.binding.map(|binding| Arc::clone(&binding.source)).into_iter().collect();
         for end in &self.ends {
             waiting.extend(vhost.bindings_to(end).map(|binding| Arc::clone(&binding.source)));
         }
@@ -431,8 +334,6 @@ impl Gone<'_> {
     fn takes(&self, binding: &Arc<Binding>) -> bool {
         self.binding == Some(binding)
             || self.ends.contains(&binding.destination)
-            || self
-                .ends
-                .contains(&Destination::Exchange(Arc::clone(&binding.source)))
+            || self.ends.contains(&Destination::Exchange(Arc::clone(&binding.source)))
     }
 }

@@ -49,12 +49,7 @@ fn arguments(fields: impl Fn(TableBuilder) -> TableBuilder) -> Arguments {
 }
 
 fn binding(source: &str, key: &str, destination: Destination) -> Binding {
-    Binding {
-        source: source.into(),
-        routing_key: key.into(),
-        destination,
-        arguments: Arguments::default(),
-    }
+    Binding { source: source.into(), routing_key: key.into(), destination, arguments: Arguments::default() }
 }
 
 fn to_queue(source: &str, key: &str, queue: &str) -> Change {
@@ -66,35 +61,16 @@ fn to_exchange(source: &str, key: &str, exchange: &str) -> Change {
 }
 
 fn bind(binding: Binding) -> Change {
-    Change::Bind {
-        vhost: "/".into(),
-        binding,
-        connection: Some(MINE),
-    }
+    Change::Bind { vhost: "/".into(), binding, connection: Some(MINE) }
 }
 
 fn unbind(change: Change) -> Change {
-    let Change::Bind {
-        vhost,
-        binding,
-        connection,
-    } = change
-    else {
-        panic!("not a binding")
-    };
-    Change::Unbind {
-        vhost,
-        binding,
-        connection,
-    }
+    let Change::Bind { vhost, binding, connection } = change else { panic!("not a binding") };
+    Change::Unbind { vhost, binding, connection }
 }
 
 fn delete_exchange(name: &str, if_unused: bool) -> Change {
-    Change::DeleteExchange {
-        vhost: "/".into(),
-        name: name.into(),
-        if_unused,
-    }
+    Change::DeleteExchange { vhost: "/".into(), name: name.into(), if_unused }
 }
 
 /// Tells each change to a broker and writes down what came of it.
@@ -149,10 +125,7 @@ impl Story {
         let topology = self.meta.topology();
         let mut targets = Vec::new();
         topology.route("/", exchange, key, headers, &mut targets).unwrap();
-        let names: Vec<_> = targets
-            .iter()
-            .map(|id| &*topology.queue_by_id(*id).unwrap().name)
-            .collect();
+        let names: Vec<_> = targets.iter().map(|id| &*topology.queue_by_id(*id).unwrap().name).collect();
         names.join(" ")
     }
 

@@ -145,7 +145,9 @@ impl Queue {
 
     /// The holder gives a message back, to its old place.
     pub(crate) fn requeue(&mut self, connection: usize, sequence: u64) -> bool {
-        let Some(mut entry) = self.release(connection, sequence) else { return false };
+        let Some(mut entry) = self.release(connection, sequence) else {
+            return false;
+        };
         entry.redelivered = true;
         self.ready.insert(sequence, entry);
         true
@@ -153,7 +155,8 @@ impl Queue {
 
     /// Takes back all that a connection, or one channel of it, holds. True when there was anything.
     pub(crate) fn requeue_all(&mut self, connection: usize, channel: Option<u16>) -> bool {
-        let of_it = |holder: Holder| holder.connection == connection && channel.is_none_or(|c| c == holder.channel);
+        let of_it =
+            |holder: Holder| holder.connection == connection && channel.is_none_or(|c| c == holder.channel);
         let taken = self.unacked.extract(|unacked| of_it(unacked.holder));
         let any = !taken.is_empty();
         for (sequence, Unacked { mut entry, .. }) in taken {

@@ -9,12 +9,19 @@ impl Shard {
     /// Hands out what waits in a queue to consumers that can take it.
     pub(super) fn dispatch(&mut self, id: QueueId) {
         let Shard { queues, outbox, live_bytes, message_bytes, .. } = self;
-        let Some(queue) = queues.get_mut(&id).filter(|queue| !queue.closing) else { return };
+        let Some(queue) = queues.get_mut(&id).filter(|queue| !queue.closing) else {
+            return;
+        };
         while queue.ready_len() > 0 {
-            let Some((place, consumer)) = queue.consumers.pick(|connection| outbox.is_writable(connection)) else { return };
+            let Some((place, consumer)) = queue.consumers.pick(|connection| outbox.is_writable(connection))
+            else {
+                return;
+            };
             let (connection, number) = (consumer.connection, consumer.subscription.consumer);
             let delivery = if consumer.subscription.no_ack {
-                let Some((sequence, entry)) = queue.take() else { return };
+                let Some((sequence, entry)) = queue.take() else {
+                    return;
+                };
                 *live_bytes -= u64::from(entry.stored.map_or(0, |stored| stored.share));
                 *message_bytes -= entry.message.size() as u64;
                 let Entry { message, redelivered, .. } = entry;
@@ -22,7 +29,9 @@ impl Shard {
             } else {
                 let channel = consumer.subscription.channel;
                 let holder = Holder { connection, channel, consumer: Some((place, number)) };
-                let Some((sequence, entry)) = queue.lend(holder) else { return };
+                let Some((sequence, entry)) = queue.lend(holder) else {
+                    return;
+                };
                 let message = entry.message.clone();
                 Delivery { consumer: number, queue: id, sequence, redelivered: entry.redelivered, message }
             };
@@ -32,7 +41,9 @@ impl Shard {
 
     /// Logs what the round settled and delivered of one queue's stored messages.
     pub(super) fn log_outcomes(&mut self, id: QueueId, log: &mut impl Log) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
         let delivered = queue.take_delivered();
         let mut settled = queue.take_settled();
         if let Some(last) = delivered {
@@ -47,9 +58,13 @@ impl Shard {
     }
 
     pub(super) fn settle(&mut self, from: ConnectionId, messages: &[(QueueId, u64)]) {
-        let Some(connection) = self.outbox.find(from) else { return };
+        let Some(connection) = self.outbox.find(from) else {
+            return;
+        };
         for (id, sequence) in messages {
-            let Some(queue) = self.queues.get_mut(id) else { continue };
+            let Some(queue) = self.queues.get_mut(id) else {
+                continue;
+            };
             if let Some(entry) = queue.settle(connection, *sequence) {
                 self.forget_entry(&entry);
                 self.touch(*id);
@@ -58,7 +73,9 @@ impl Shard {
     }
 
     pub(super) fn requeue(&mut self, from: ConnectionId, messages: &[(QueueId, u64)]) {
-        let Some(connection) = self.outbox.find(from) else { return };
+        let Some(connection) = self.outbox.find(from) else {
+            return;
+        };
         for (id, sequence) in messages {
             if self.queues.get_mut(id).is_some_and(|queue| queue.requeue(connection, *sequence)) {
                 self.touch(*id);
@@ -82,7 +99,9 @@ impl Shard {
 
     /// Looks again at every queue where a connection takes part.
     pub(super) fn touch_queues_of(&mut self, connection: ConnectionId) {
-        let Some(place) = self.outbox.find(connection) else { return };
+        let Some(place) = self.outbox.find(connection) else {
+            return;
+        };
         if let Some(connection) = self.outbox.get_mut(place) {
             self.touched.extend(connection.queues.iter());
         }
@@ -90,10 +109,14 @@ impl Shard {
 
     /// A channel, or with `None` the whole connection, has ended.
     pub(super) fn close(&mut self, from: ConnectionId, channel: Option<u16>) {
-        let Some(connection) = self.outbox.find(from) else { return };
+        let Some(connection) = self.outbox.find(from) else {
+            return;
+        };
         let queues = self.outbox.get_mut(connection).map(|c| c.queues.clone()).unwrap_or_default();
         for id in queues {
-            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            let Some(queue) = self.queues.get_mut(&id) else {
+                continue;
+            };
             let of_it = |c: u16| channel.is_none_or(|closed| closed == c);
             let gone: Vec<Place> = queue
                 .consumers
@@ -113,7 +136,9 @@ impl Shard {
 
     /// Takes consumers out of a queue; true when the owner of the topology must delete it because of that.
     pub(super) fn remove_consumers(&mut self, id: QueueId, places: &[Place]) -> bool {
-        let Some(queue) = self.queues.get_mut(&id) else { return false };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return false;
+        };
         let mut any = false;
         for place in places {
             any |= queue.consumers.remove(*place).is_some();

@@ -39,7 +39,12 @@ impl Outbox {
     /// The connection's place; made when it is new.
     pub(super) fn place(&mut self, id: ConnectionId) -> usize {
         *self.places.entry(id).or_insert_with(|| {
-            self.connections.insert(Connection { id, effects: Vec::new(), unwritten: 0, queues: BTreeSet::new() })
+            self.connections.insert(Connection {
+                id,
+                effects: Vec::new(),
+                unwritten: 0,
+                queues: BTreeSet::new(),
+            })
         })
     }
 
@@ -65,7 +70,9 @@ impl Outbox {
 
     /// Counts bytes as written; true when the connection had been full and has room again.
     pub(super) fn written(&mut self, place: usize, bytes: usize) -> bool {
-        let Some(connection) = self.connections.get_mut(place) else { return false };
+        let Some(connection) = self.connections.get_mut(place) else {
+            return false;
+        };
         let was_full = connection.unwritten >= UNWRITTEN_MAX;
         connection.unwritten = connection.unwritten.saturating_sub(bytes);
         was_full && connection.unwritten < UNWRITTEN_MAX
@@ -77,7 +84,9 @@ impl Outbox {
     }
 
     pub(super) fn push_at(&mut self, place: usize, effect: Effect) {
-        let Some(connection) = self.connections.get_mut(place) else { return };
+        let Some(connection) = self.connections.get_mut(place) else {
+            return;
+        };
         if let Effect::Deliver(delivery) = &effect {
             connection.unwritten += delivery.message.size() + DELIVERY_OVERHEAD;
         }
@@ -89,7 +98,10 @@ impl Outbox {
 
     /// Keeps an effect until everything up to and including the record at `position` is committed.
     pub(super) fn hold(&mut self, position: Position, id: ConnectionId, effect: Effect) {
-        debug_assert!(self.held.back().is_none_or(|(last, _, _)| *last <= position), "held in the order of the log");
+        debug_assert!(
+            self.held.back().is_none_or(|(last, _, _)| *last <= position),
+            "held in the order of the log"
+        );
         self.held.push_back((position, id, effect));
     }
 

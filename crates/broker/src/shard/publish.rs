@@ -9,6 +9,7 @@ use crate::record::{self, Log, Position};
 const RECORD_QUEUES_MAX: usize = 10_000;
 
 /// Confirm numbers of one publisher that follow each other and can be given together.
+#[derive(Clone, Copy)]
 struct Confirmable {
     publisher: u32,
     first: u64,
@@ -25,7 +26,9 @@ impl Shard {
             let confirm = publish.confirm;
             let route = &routes[publish.route];
             let position = self.enqueue(publish, route, log);
-            let Some((publisher, number)) = confirm else { continue };
+            let Some((publisher, number)) = confirm else {
+                continue;
+            };
             match &mut run {
                 Some(run) if run.publisher == publisher && run.last + 1 == number => {
                     run.last = number;
@@ -59,16 +62,26 @@ impl Shard {
                 self.append_at(position);
                 stored_at = Some(position);
                 for (id, sequence) in &targets {
-                    self.place_entry(*id, *sequence, Entry { message: message.clone(), stored: Some(stored), redelivered: false });
+                    self.place_entry(
+                        *id,
+                        *sequence,
+                        Entry { message: message.clone(), stored: Some(stored), redelivered: false },
+                    );
                 }
             }
             for id in route {
-                let Some(queue) = self.queues.get_mut(id) else { continue };
+                let Some(queue) = self.queues.get_mut(id) else {
+                    continue;
+                };
                 if persistent && queue.options.durable {
                     continue;
                 }
                 let sequence = queue.take_sequence();
-                self.place_entry(*id, sequence, Entry { message: message.clone(), stored: None, redelivered: false });
+                self.place_entry(
+                    *id,
+                    sequence,
+                    Entry { message: message.clone(), stored: None, redelivered: false },
+                );
             }
             self.targets = targets;
         }
@@ -77,7 +90,9 @@ impl Shard {
 
     /// Puts an entry into its queue: the one way in, live and in recovery.
     pub(super) fn place_entry(&mut self, id: QueueId, sequence: u64, entry: Entry) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
         self.live_bytes += u64::from(entry.stored.map_or(0, |stored| stored.share));
         self.message_bytes += entry.message.size() as u64;
         queue.saw_sequence(sequence);
@@ -88,7 +103,9 @@ impl Shard {
     }
 
     fn confirm(&mut self, to: ConnectionId, run: Option<Confirmable>) {
-        let Some(Confirmable { publisher, first, last, position }) = run else { return };
+        let Some(Confirmable { publisher, first, last, position }) = run else {
+            return;
+        };
         let effect = Effect::Confirm { publisher, first, last };
         match position {
             Some(position) => self.outbox.hold(position, to, effect),

@@ -18,7 +18,11 @@ impl Shard {
                 let stored = Some(Stored { position, share: share(targets.len(), &message) });
                 for (id, sequence) in targets {
                     self.recover_one(id, sequence);
-                    self.place_entry(id, sequence, Entry { message: message.clone(), stored, redelivered: false });
+                    self.place_entry(
+                        id,
+                        sequence,
+                        Entry { message: message.clone(), stored, redelivered: false },
+                    );
                 }
             }
             Record::Settle { queue, spans } => {
@@ -39,7 +43,9 @@ impl Shard {
 
     /// Takes a message out, if it is there: it was settled, or its record was copied to the end of the log.
     fn recover_one(&mut self, id: QueueId, sequence: u64) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
         queue.saw_sequence(sequence);
         if let Some(entry) = queue.forget(sequence) {
             self.forget_entry(&entry);
@@ -58,8 +64,11 @@ impl Shard {
         let mut live: BTreeMap<Position, (Message, Vec<(QueueId, u64)>)> = BTreeMap::new();
         for (id, queue) in &self.queues {
             for (sequence, entry) in queue.entries() {
-                let Some(stored) = entry.stored.filter(|stored| stored.position < end) else { continue };
-                let (_, targets) = live.entry(stored.position).or_insert_with(|| (entry.message.clone(), Vec::new()));
+                let Some(stored) = entry.stored.filter(|stored| stored.position < end) else {
+                    continue;
+                };
+                let (_, targets) =
+                    live.entry(stored.position).or_insert_with(|| (entry.message.clone(), Vec::new()));
                 targets.push((*id, sequence));
             }
         }
@@ -72,7 +81,9 @@ impl Shard {
         }
         for (id, queue) in &mut self.queues {
             for (sequence, entry) in queue.entries_mut() {
-                let Some(old) = entry.stored.filter(|stored| stored.position < end) else { continue };
+                let Some(old) = entry.stored.filter(|stored| stored.position < end) else {
+                    continue;
+                };
                 let new = moved[&(*id, sequence)];
                 self.live_bytes = self.live_bytes - u64::from(old.share) + u64::from(new.share);
                 entry.stored = Some(new);

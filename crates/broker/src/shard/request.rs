@@ -23,10 +23,9 @@ impl Shard {
                 return self.reply_when_committed(from, token, purged.map(Reply::Purged));
             }
             Request::Delete { queue, if_unused, if_empty } => self.delete(queue, if_unused, if_empty),
-            Request::Inspect(queue) => self.open_queue(queue).map(|queue| Reply::Counts {
-                ready: queue.ready_len(),
-                consumers: queue.consumers.len(),
-            }),
+            Request::Inspect(queue) => self
+                .open_queue(queue)
+                .map(|queue| Reply::Counts { ready: queue.ready_len(), consumers: queue.consumers.len() }),
             Request::Sync => {
                 // What the round settled so far must be in the log before its end is waited for.
                 for queue in self.touched.clone() {
@@ -46,10 +45,16 @@ impl Shard {
         }
     }
 
-    fn consume(&mut self, from: ConnectionId, id: QueueId, subscription: Subscription) -> Result<Reply, Error> {
+    fn consume(
+        &mut self,
+        from: ConnectionId,
+        id: QueueId,
+        subscription: Subscription,
+    ) -> Result<Reply, Error> {
         let connection = self.outbox.place(from);
         let queue = self.open_queue(id)?;
-        let taken = queue.consumers.has_exclusive() || (subscription.exclusive && !queue.consumers.is_empty());
+        let taken =
+            queue.consumers.has_exclusive() || (subscription.exclusive && !queue.consumers.is_empty());
         if taken {
             return Err(Error::new(Kind::Refused, format!("{} in exclusive use", queue.options.label)));
         }
@@ -61,8 +66,12 @@ impl Shard {
 
     /// Stops a consumer; true when its queue goes with it.
     fn cancel(&mut self, from: ConnectionId, id: QueueId, consumer: u32) -> bool {
-        let Some(connection) = self.outbox.find(from) else { return false };
-        let Some(queue) = self.queues.get(&id) else { return false };
+        let Some(connection) = self.outbox.find(from) else {
+            return false;
+        };
+        let Some(queue) = self.queues.get(&id) else {
+            return false;
+        };
         match queue.consumers.find(connection, consumer) {
             Some(place) => self.remove_consumers(id, &[place]),
             None => false,
@@ -79,14 +88,22 @@ impl Shard {
             queue.lend(holder).map(|(sequence, entry)| (sequence, entry.clone()))
         };
         let ready = queue.ready_len();
-        let Some((sequence, entry)) = taken else { return Ok(Reply::Got(None, ready)) };
+        let Some((sequence, entry)) = taken else {
+            return Ok(Reply::Got(None, ready));
+        };
         if no_ack {
             self.forget_entry(&entry);
         } else {
             self.takes_part(connection, id);
         }
         self.touch(id);
-        let delivery = Delivery { consumer: 0, queue: id, sequence, redelivered: entry.redelivered, message: entry.message };
+        let delivery = Delivery {
+            consumer: 0,
+            queue: id,
+            sequence,
+            redelivered: entry.redelivered,
+            message: entry.message,
+        };
         Ok(Reply::Got(Some(delivery), ready))
     }
 
@@ -101,7 +118,8 @@ impl Shard {
 
     fn delete(&mut self, id: QueueId, if_unused: bool, if_empty: bool) -> Result<Reply, Error> {
         let queue = self.open_queue(id)?;
-        let refuse = |why: &str| Err(Error::new(Kind::Precondition, format!("{} {why}", queue.options.label)));
+        let refuse =
+            |why: &str| Err(Error::new(Kind::Precondition, format!("{} {why}", queue.options.label)));
         if if_unused && !queue.consumers.is_empty() {
             return refuse("in use");
         }

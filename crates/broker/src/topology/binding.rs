@@ -76,10 +76,7 @@ impl Bindings {
             *source.onward.entry(Arc::clone(name)).or_default() += 1;
         }
         source.bindings.insert(Arc::clone(&binding), queue);
-        self.destinations
-            .entry(binding.destination.clone())
-            .or_default()
-            .insert(binding);
+        self.destinations.entry(binding.destination.clone()).or_default().insert(binding);
         true
     }
 
@@ -134,8 +131,7 @@ impl Bindings {
     }
 
     pub(super) fn contains(&self, binding: &Binding) -> bool {
-        self.source(&binding.source)
-            .is_some_and(|source| source.bindings.contains_key(binding))
+        self.source(&binding.source).is_some_and(|source| source.bindings.contains_key(binding))
     }
 
     pub(super) fn source(&self, exchange: &str) -> Option<&Source> {
@@ -147,9 +143,7 @@ impl Bindings {
     }
 
     pub(super) fn from<'a>(&'a self, exchange: &'a str) -> impl Iterator<Item = &'a Arc<Binding>> {
-        self.source(exchange)
-            .into_iter()
-            .flat_map(|source| source.bindings.keys())
+        self.source(exchange).into_iter().flat_map(|source| source.bindings.keys())
     }
 
     pub(super) fn to<'a>(&'a self, destination: &'a Destination) -> impl Iterator<Item = &'a Arc<Binding>> {
@@ -161,10 +155,7 @@ impl Bindings {
         let by_source: OrdSet<Arc<Binding>> = self.iter().cloned().collect();
         let by_destination: OrdSet<Arc<Binding>> = self.destinations.values().flatten().cloned().collect();
         assert_eq!(by_source, by_destination, "both indices hold the same bindings");
-        assert!(
-            self.destinations.values().all(|bindings| !bindings.is_empty()),
-            "no destination is empty"
-        );
+        assert!(self.destinations.values().all(|bindings| !bindings.is_empty()), "no destination is empty");
         for (name, source) in &self.sources {
             assert!(!source.bindings.is_empty(), "no source is empty");
             source.check(name, kind(name), &queue_id);
@@ -179,10 +170,7 @@ impl Source {
             self.patterns.remove(&binding.routing_key);
         }
         if let Destination::Exchange(name) = &binding.destination {
-            let count = self
-                .onward
-                .get_mut(name)
-                .expect("each binding to an exchange is counted");
+            let count = self.onward.get_mut(name).expect("each binding to an exchange is counted");
             *count -= 1;
             if *count == 0 {
                 self.onward.remove(name);
@@ -229,11 +217,7 @@ impl Source {
             }
         }
         assert_eq!(self.onward, onward, "bindings to exchanges are counted");
-        assert_eq!(
-            self.patterns.to_set(),
-            patterns,
-            "the trie holds the binding keys"
-        );
+        assert_eq!(self.patterns.to_set(), patterns, "the trie holds the binding keys");
     }
 }
 

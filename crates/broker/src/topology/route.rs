@@ -28,13 +28,7 @@ impl Topology {
     ) -> Result<(), Error> {
         let vhost = self.find_vhost(vhost)?;
         let exchange = vhost.find_exchange(exchange)?;
-        let mut routing = Routing {
-            vhost,
-            routing_key,
-            headers,
-            targets,
-            onward: Vec::new(),
-        };
+        let mut routing = Routing { vhost, routing_key, headers, targets, onward: Vec::new() };
         routing.visit(exchange);
         routing.follow_onward(exchange);
         if targets.len() > 1 {
@@ -112,9 +106,7 @@ impl<'a> Routing<'a, '_> {
             ExchangeKind::Direct => self.take(source.with_key(self.routing_key)),
             ExchangeKind::Fanout => self.take(source.all()),
             ExchangeKind::Topic => {
-                source
-                    .patterns()
-                    .matches(self.routing_key, |pattern| self.take(source.with_key(pattern)));
+                source.patterns().matches(self.routing_key, |pattern| self.take(source.with_key(pattern)));
             }
             ExchangeKind::Headers => {
                 let headers = self.headers.unwrap_or_default();

@@ -53,13 +53,7 @@ impl Trie {
     pub(super) fn matches<'a>(&'a self, key: &str, mut found: impl FnMut(&'a Arc<str>)) {
         let mut places = Vec::new();
         let mut next = Vec::new();
-        enter(
-            &mut places,
-            Place {
-                node: &self.root,
-                swallows: false,
-            },
-        );
+        enter(&mut places, Place { node: &self.root, swallows: false });
         for word in words(key) {
             for place in places.drain(..) {
                 advance(&mut next, place, word);
@@ -90,10 +84,7 @@ fn enter<'a>(places: &mut Vec<Place<'a>>, mut place: Place<'a>) {
     loop {
         places.push(place);
         let Some(any) = &place.node.any else { return };
-        place = Place {
-            node: any,
-            swallows: true,
-        };
+        place = Place { node: any, swallows: true };
     }
 }
 
@@ -103,13 +94,7 @@ fn advance<'a>(places: &mut Vec<Place<'a>>, place: Place<'a>, word: &str) {
     }
     let exact = place.node.words.get(word);
     for node in exact.into_iter().chain(&place.node.one) {
-        enter(
-            places,
-            Place {
-                node,
-                swallows: false,
-            },
-        );
+        enter(places, Place { node, swallows: false });
     }
 }
 
@@ -158,11 +143,7 @@ impl Node {
     }
 
     fn children(&self) -> impl Iterator<Item = &Node> {
-        self.words
-            .values()
-            .chain(&self.one)
-            .chain(&self.any)
-            .map(|node| &**node)
+        self.words.values().chain(&self.one).chain(&self.any).map(|node| &**node)
     }
 }
 
@@ -174,9 +155,7 @@ mod tests {
 
     fn trie(patterns: &[&str]) -> Trie {
         let mut trie = Trie::default();
-        patterns
-            .iter()
-            .for_each(|pattern| trie.insert(&(*pattern).into()));
+        patterns.iter().for_each(|pattern| trie.insert(&(*pattern).into()));
         trie
     }
 

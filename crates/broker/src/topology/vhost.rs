@@ -23,12 +23,7 @@ impl Vhost {
     pub(super) fn new(name: Arc<str>) -> Vhost {
         let exchanges =
             Exchange::predeclared().map(|exchange| (Arc::clone(&exchange.name), Arc::new(exchange)));
-        Vhost {
-            name,
-            exchanges: exchanges.collect(),
-            queues: OrdMap::new(),
-            bindings: Bindings::default(),
-        }
+        Vhost { name, exchanges: exchanges.collect(), queues: OrdMap::new(), bindings: Bindings::default() }
     }
 
     /// Its name.
@@ -43,8 +38,7 @@ impl Vhost {
 
     /// The exchange called `name`, or the 404 that RabbitMQ answers.
     pub fn find_exchange(&self, name: &str) -> Result<&Arc<Exchange>, Error> {
-        self.exchange(name)
-            .ok_or_else(|| self.not_found("exchange", name))
+        self.exchange(name).ok_or_else(|| self.not_found("exchange", name))
     }
 
     /// The queue called `name`.
@@ -58,10 +52,7 @@ impl Vhost {
     }
 
     fn not_found(&self, what: &str, name: &str) -> Error {
-        Error::new(
-            Kind::NotFound,
-            format!("no {what} '{name}' in vhost '{}'", self.name),
-        )
+        Error::new(Kind::NotFound, format!("no {what} '{name}' in vhost '{}'", self.name))
     }
 
     /// All exchanges by name.
@@ -96,8 +87,7 @@ impl Vhost {
 
     /// Whether both ends of a binding outlive the broker, and so the binding.
     pub(crate) fn is_durable_binding(&self, binding: &Binding) -> bool {
-        self.exchange(&binding.source)
-            .is_some_and(|source| source.durable)
+        self.exchange(&binding.source).is_some_and(|source| source.durable)
             && self.is_durable(&binding.destination)
     }
 
@@ -126,8 +116,7 @@ impl Vhost {
             return false;
         };
         self.bindings.remove_from(name);
-        self.bindings
-            .remove_to(&Destination::Exchange(Arc::clone(&exchange.name)));
+        self.bindings.remove_to(&Destination::Exchange(Arc::clone(&exchange.name)));
         true
     }
 
@@ -143,8 +132,7 @@ impl Vhost {
         let Some(queue) = self.queues.remove(name) else {
             return false;
         };
-        self.bindings
-            .remove_to(&Destination::Queue(Arc::clone(&queue.name)));
+        self.bindings.remove_to(&Destination::Queue(Arc::clone(&queue.name)));
         true
     }
 
@@ -171,39 +159,18 @@ impl Vhost {
     /// Panics if an invariant is broken.
     pub(super) fn check(&self) {
         for exchange in Exchange::predeclared() {
-            assert!(
-                self.exchanges.contains_key(&exchange.name),
-                "predeclared exchanges stay"
-            );
+            assert!(self.exchanges.contains_key(&exchange.name), "predeclared exchanges stay");
         }
-        assert!(
-            self.exchanges
-                .iter()
-                .all(|(name, exchange)| *name == exchange.name)
-        );
-        assert!(
-            self.queues
-                .iter()
-                .all(|(name, queue)| *name == queue.name && queue.vhost == self.name)
-        );
+        assert!(self.exchanges.iter().all(|(name, exchange)| *name == exchange.name));
+        assert!(self.queues.iter().all(|(name, queue)| *name == queue.name && queue.vhost == self.name));
         for binding in self.bindings() {
             if let Destination::Exchange(name) = &binding.destination {
-                assert!(
-                    self.exchanges.contains_key(name),
-                    "a binding ends at an exchange that exists"
-                );
+                assert!(self.exchanges.contains_key(name), "a binding ends at an exchange that exists");
             }
         }
-        let kind = |name: &str| {
-            self.exchange(name)
-                .expect("a binding starts at an exchange that exists")
-                .kind
-        };
-        let queue_id = |name: &str| {
-            self.queue(name)
-                .expect("a binding ends at a queue that exists")
-                .id
-        };
+        let kind =
+            |name: &str| self.exchange(name).expect("a binding starts at an exchange that exists").kind;
+        let queue_id = |name: &str| self.queue(name).expect("a binding ends at a queue that exists").id;
         self.bindings.check(kind, queue_id);
     }
 }

@@ -149,7 +149,14 @@ impl Client {
             let (step, outcome) = match self.protocol.receive(&input[used..], out) {
                 Ok(step) => {
                     let outcome = match step.event {
-                        Some(event) => handle(&mut self.stage, &event, &self.shared, &self.topology, self.links.as_ref(), out),
+                        Some(event) => handle(
+                            &mut self.stage,
+                            &event,
+                            &self.shared,
+                            &self.topology,
+                            self.links.as_ref(),
+                            out,
+                        ),
                         None => Ok(Next::Wait),
                     };
                     (step.used, outcome)
@@ -195,7 +202,9 @@ impl Client {
     }
 
     fn open(&mut self, vhost: Arc<str>) {
-        let (Stage::Greeting(greeting), Some(links)) = (&self.stage, &self.links) else { return };
+        let (Stage::Greeting(greeting), Some(links)) = (&self.stage, &self.links) else {
+            return;
+        };
         let session = greeting.session(vhost, &self.protocol, self.topology.clone(), links);
         self.protocol.accept_open(&mut self.output.bytes);
         self.stage = Stage::Open(Box::new(session));
@@ -246,7 +255,9 @@ impl Client {
         for mail in mails.drain(..) {
             let out = &mut self.output.bytes;
             match (&mut self.stage, mail) {
-                (Stage::Greeting(greeting), Mail::Login(right)) => greeting.verified(right, &mut self.protocol, out),
+                (Stage::Greeting(greeting), Mail::Login(right)) => {
+                    greeting.verified(right, &mut self.protocol, out);
+                }
                 (Stage::Open(session), mail) => {
                     if let Err((channel, error)) = session.mail(mail, out) {
                         self.refuse(channel, &error);
@@ -287,7 +298,11 @@ impl Client {
             }
             (false, Blocked::Silently | Blocked::Told) => {
                 if self.blocked == Blocked::Told {
-                    frame::method(&mut self.output.bytes, 0, &Method::ConnectionUnblocked(connection::Unblocked {}));
+                    frame::method(
+                        &mut self.output.bytes,
+                        0,
+                        &Method::ConnectionUnblocked(connection::Unblocked {}),
+                    );
                 }
                 self.blocked = Blocked::No;
                 self.last_read = Instant::now();
@@ -323,7 +338,9 @@ impl Client {
         }
         match &mut self.stage {
             // After all posts: what was published before a change must not be overtaken by it.
-            Stage::Open(session) => session.take_changes().into_iter().for_each(|(token, change)| links.change(token, change)),
+            Stage::Open(session) => {
+                session.take_changes().into_iter().for_each(|(token, change)| links.change(token, change))
+            }
             Stage::Ending => self.links = None,
             Stage::Greeting(_) | Stage::Over => {}
         }

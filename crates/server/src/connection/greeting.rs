@@ -83,7 +83,9 @@ impl Greeting {
         let Credentials { user, password } = match mechanism {
             "PLAIN" => sasl::parse_plain(response)?,
             "AMQPLAIN" => sasl::parse_amqplain(response)?,
-            other => return Err(Error::command_invalid(format!("unknown authentication mechanism '{other}'"))),
+            other => {
+                return Err(Error::command_invalid(format!("unknown authentication mechanism '{other}'")));
+            }
         };
         self.user = Arc::from(&*user);
         mechanism.clone_into(&mut self.mechanism);
@@ -111,7 +113,13 @@ impl Greeting {
     }
 
     /// The virtual host is open.
-    pub(super) fn session(&self, vhost: Arc<str>, connection: &Connection, topology: Topology, links: &Links) -> Session {
+    pub(super) fn session(
+        &self,
+        vhost: Arc<str>,
+        connection: &Connection,
+        topology: Topology,
+        links: &Links,
+    ) -> Session {
         let identity = Identity {
             connection: self.id,
             user: Arc::clone(&self.user),

@@ -40,7 +40,9 @@ impl Links {
             self.introduce(post.shard).command(id, post.command);
             return Ok(());
         }
-        let Some(room) = self.shards[post.shard].try_reserve(post.bytes) else { return Err(post) };
+        let Some(room) = self.shards[post.shard].try_reserve(post.bytes) else {
+            return Err(post);
+        };
         self.send(post, room);
         Ok(())
     }
@@ -64,7 +66,9 @@ impl Links {
     pub(super) fn change(&mut self, token: u64, change: Change) {
         self.has_changed_topology = true;
         let mailbox = self.mailbox.clone();
-        self.meta.change(change, move |result| drop(mailbox.send(Mail::Meta(token, result))));
+        self.meta.change(change, move |result| {
+            drop(mailbox.send(Mail::Meta(token, result)));
+        });
     }
 
     /// Where mail for this connection goes.

@@ -44,8 +44,15 @@ impl Input {
     }
 
     /// Reads once and gives all there is to `parse`, which says how much it used.
-    pub(super) fn read(&mut self, stream: &TcpStream, parse: impl FnOnce(&[u8]) -> usize) -> io::Result<Read> {
-        debug_assert!(self.left.len() <= LEFT_SIZE_MAX, "only what no frame is made of yet is left when reading");
+    pub(super) fn read(
+        &mut self,
+        stream: &TcpStream,
+        parse: impl FnOnce(&[u8]) -> usize,
+    ) -> io::Result<Read> {
+        debug_assert!(
+            self.left.len() <= LEFT_SIZE_MAX,
+            "only what no frame is made of yet is left when reading"
+        );
         SCRATCH.with_borrow_mut(|scratch| {
             let left = self.left.len();
             scratch[..left].copy_from_slice(&self.left);

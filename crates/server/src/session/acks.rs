@@ -94,10 +94,12 @@ impl Session {
 
     /// Other shards may wait for the room too.
     fn make_room(&mut self, number: u16, consumed: u32) {
-        let Some(channel) = self.channels.get(&number) else { return };
+        let Some(channel) = self.channels.get(&number) else {
+            return;
+        };
         if consumed > 0 && channel.window.is_limited() {
             channel.window.give_back(consumed);
-            self.outgoing.to_all_known(&Command::Resume);
+            self.outgoing.send_to_known(&Command::Resume);
         }
     }
 }

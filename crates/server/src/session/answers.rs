@@ -9,7 +9,7 @@ use broker::meta;
 use broker::meta::Change;
 use broker::shard::{Reply, Request};
 
-use super::{Session, blame, consume, refused};
+use super::{Session, blame, refused};
 
 /// What the client waits for.
 #[derive(Debug)]
@@ -110,7 +110,9 @@ impl Session {
         result: Result<Reply, broker::error::Error>,
         out: &mut Vec<u8>,
     ) -> Result<(), (u16, Error)> {
-        let Some((_, awaited)) = self.awaited.take_if(|(awaited, _)| *awaited == token) else { return Ok(()) };
+        let Some((_, awaited)) = self.awaited.take_if(|(awaited, _)| *awaited == token) else {
+            return Ok(());
+        };
         match result {
             Ok(reply) => {
                 self.shard_agreed(awaited, reply, out);
@@ -130,14 +132,16 @@ impl Session {
             }
             (Awaited::Cancel { channel, consumer, nowait }, Reply::Cancelled) => {
                 if let Some(consumer) = self.forget_consumer(consumer).filter(|_| !nowait) {
-                    let _ = consume::cancel_ok(out, channel, &consumer.tag);
+                    let cancel_ok = basic::CancelOk { consumer_tag: &consumer.tag };
+                    put(out, channel, &Method::BasicCancelOk(cancel_ok));
                 }
             }
-            (Awaited::Get { channel, no_ack }, Reply::Got(got, left)) => self.got(channel, no_ack, got.as_ref(), left, out),
+            (Awaited::Get { channel, no_ack }, Reply::Got(got, left)) => {
+                self.got(channel, no_ack, got.as_ref(), left, out);
+            }
             (Awaited::Purge { channel, nowait }, Reply::Purged(count)) => {
-                if !nowait {
-                    put(out, channel, &Method::QueuePurgeOk(queue::PurgeOk { message_count: clamp(count) }));
-                }
+                let purge_ok = queue::PurgeOk { message_count: clamp(count) };
+                put_unless(nowait, out, channel, &Method::QueuePurgeOk(purge_ok));
             }
             (Awaited::DeleteAtShard { channel, queue, nowait }, Reply::Deletable(count)) => {
                 let awaited = Awaited::Delete { channel, messages: clamp(count), nowait };
@@ -172,7 +176,9 @@ impl Session {
         result: Result<meta::Reply, broker::error::Error>,
         out: &mut Vec<u8>,
     ) -> Result<(), (u16, Error)> {
-        let Some((_, awaited)) = self.awaited.take_if(|(awaited, _)| *awaited == token) else { return Ok(()) };
+        let Some((_, awaited)) = self.awaited.take_if(|(awaited, _)| *awaited == token) else {
+            return Ok(());
+        };
         let reply = result.map_err(|error| (awaited.channel(), blame(refused(&error), awaited.method())))?;
         match (awaited, reply) {
             (Awaited::DeclareQueue { channel, nowait }, meta::Reply::Queue(queue)) => {
@@ -185,14 +191,11 @@ impl Session {
                 }
             }
             (Awaited::Delete { channel, messages, nowait }, _) => {
-                if !nowait {
-                    put(out, channel, &Method::QueueDeleteOk(queue::DeleteOk { message_count: messages }));
-                }
+                let delete_ok = queue::DeleteOk { message_count: messages };
+                put_unless(nowait, out, channel, &Method::QueueDeleteOk(delete_ok));
             }
             (Awaited::Plain { channel, method, nowait }, _) => {
-                if !nowait {
-                    put(out, channel, &method.answer());
-                }
+                put_unless(nowait, out, channel, &method.answer());
             }
             (awaited, reply) => unreachable!("the meta task answered {awaited:?} with {reply:?}"),
         }
@@ -202,6 +205,12 @@ impl Session {
 
 fn put(out: &mut Vec<u8>, channel: u16, method: &Method<'_>) {
     amqp::frame::method(out, channel, method);
+}
+
+fn put_unless(nowait: bool, out: &mut Vec<u8>, channel: u16, method: &Method<'_>) {
+    if !nowait {
+        put(out, channel, method);
+    }
 }
 
 fn clamp(count: usize) -> u32 {

@@ -80,14 +80,19 @@ impl Session {
         if qos.global {
             let unacked = channel.unacked.iter().filter(|(_, unacked)| unacked.consumed).count();
             channel.window.set_limit(count, u32::try_from(unacked).unwrap_or(u32::MAX));
-            self.outgoing.to_all_known(&broker::shard::Command::Resume);
+            self.outgoing.send_to_known(&broker::shard::Command::Resume);
         } else {
             channel.prefetch = count;
         }
         reply(out, number, &Method::BasicQosOk(basic::QosOk {}))
     }
 
-    pub(super) fn select_confirms(&mut self, number: u16, select: confirm::Select, out: &mut Vec<u8>) -> Outcome {
+    pub(super) fn select_confirms(
+        &mut self,
+        number: u16,
+        select: confirm::Select,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
         let publisher = self.next_publisher;
         let channel = self.channel(number)?;
         if channel.transaction.is_some() {
@@ -99,7 +104,11 @@ impl Session {
             self.publishers.insert(publisher, number);
             self.next_publisher += 1;
         }
-        if select.nowait { Ok(()) } else { reply(out, number, &Method::ConfirmSelectOk(confirm::SelectOk {})) }
+        if select.nowait {
+            Ok(())
+        } else {
+            reply(out, number, &Method::ConfirmSelectOk(confirm::SelectOk {}))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use amqp::method::{Method, basic};
 use broker::access::{Operation, Resource};
 use broker::id::QueueId;
 use broker::queue::Subscription;
-use broker::shard::{DELIVERY_OVERHEAD, Command, Delivery, Request};
+use broker::shard::{Command, DELIVERY_OVERHEAD, Delivery, Request};
 
 use super::answers::Awaited;
 use super::channel::{Consumer, Unacked};
@@ -16,10 +16,15 @@ use super::{CONSUMERS_MAX, Outcome, Session, reply, reply_to};
 use crate::random;
 
 impl Session {
-    pub(super) fn consume(&mut self, number: u16, consume: &basic::Consume<'_>, out: &mut Vec<u8>) -> Outcome {
+    pub(super) fn consume(
+        &mut self,
+        number: u16,
+        consume: &basic::Consume<'_>,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
         let tag = self.consumer_tag(number, consume.consumer_tag)?;
         if consume.queue == reply_to::PSEUDO_QUEUE {
-            return self.consume_replies(number, consume, tag, out);
+            return self.consume_replies(number, consume, &tag, out);
         }
         let queue = self.queue_named(number, consume.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
@@ -27,7 +32,11 @@ impl Session {
         let subscription = self.subscribe(number, consume, &tag, queue.id, priority)?;
         let nowait = consume.nowait;
         let consumer = subscription.consumer;
-        self.ask(queue.id, Request::Consume(queue.id, subscription), Awaited::Consume { channel: number, consumer, nowait });
+        self.ask(
+            queue.id,
+            Request::Consume(queue.id, subscription),
+            Awaited::Consume { channel: number, consumer, nowait },
+        );
         Ok(())
     }
 
@@ -36,7 +45,7 @@ impl Session {
         &mut self,
         number: u16,
         consume: &basic::Consume<'_>,
-        tag: Arc<str>,
+        tag: &Arc<str>,
         out: &mut Vec<u8>,
     ) -> Outcome {
         if !consume.no_ack {
@@ -46,13 +55,17 @@ impl Session {
             return Err(Error::precondition_failed("reply consumer already set"));
         }
         let queue = QueueId::volatile(random::number());
-        let subscription = self.subscribe(number, consume, &tag, queue, 0)?;
+        let subscription = self.subscribe(number, consume, tag, queue, 0)?;
         self.channel(number)?.reply_queue = Some(queue);
         self.outgoing.request(queue, Command::OpenReplyQueue(queue));
         let token = self.token();
         self.outgoing.request(queue, Command::Request(token, Request::Consume(queue, subscription)));
         // Nothing can go wrong there, and an answer published from now on arrives after the two commands.
-        if consume.nowait { Ok(()) } else { reply(out, number, &Method::BasicConsumeOk(basic::ConsumeOk { consumer_tag: &tag })) }
+        if consume.nowait {
+            Ok(())
+        } else {
+            reply(out, number, &Method::BasicConsumeOk(basic::ConsumeOk { consumer_tag: tag }))
+        }
     }
 
     /// Makes the consumer known here; the shard is told by the caller.
@@ -87,7 +100,9 @@ impl Session {
     fn consumer_tag(&mut self, number: u16, tag: &str) -> Result<Arc<str>, Error> {
         let channel = self.channel(number)?;
         if channel.tags.len() >= CONSUMERS_MAX {
-            return Err(Error::not_allowed(format!("reached maximum ({CONSUMERS_MAX}) of consumers per channel")));
+            return Err(Error::not_allowed(format!(
+                "reached maximum ({CONSUMERS_MAX}) of consumers per channel"
+            )));
         }
         if channel.tags.contains_key(tag) {
             return Err(Error::not_allowed(format!("attempt to reuse consumer tag '{tag}'")));
@@ -98,11 +113,17 @@ impl Session {
     pub(super) fn cancel(&mut self, number: u16, cancel: &basic::Cancel<'_>, out: &mut Vec<u8>) -> Outcome {
         let tag = cancel.consumer_tag;
         let found = self.channel(number)?.tags.get(tag).copied();
-        let Some((consumer, queue)) = found.and_then(|number| Some((number, self.consumers.get(&number)?.queue))) else {
+        let Some((consumer, queue)) =
+            found.and_then(|number| Some((number, self.consumers.get(&number)?.queue)))
+        else {
             return if cancel.nowait { Ok(()) } else { cancel_ok(out, number, tag) };
         };
         let nowait = cancel.nowait;
-        self.ask(queue, Request::Cancel(queue, consumer), Awaited::Cancel { channel: number, consumer, nowait });
+        self.ask(
+            queue,
+            Request::Cancel(queue, consumer),
+            Awaited::Cancel { channel: number, consumer, nowait },
+        );
         Ok(())
     }
 
@@ -118,7 +139,9 @@ impl Session {
 
     /// The queue of a consumer is gone.
     pub(super) fn cancelled(&mut self, consumer: u32, out: &mut Vec<u8>) {
-        let Some(Consumer { channel, tag, .. }) = self.forget_consumer(consumer) else { return };
+        let Some(Consumer { channel, tag, .. }) = self.forget_consumer(consumer) else {
+            return;
+        };
         if self.identity.consumer_cancel_notify {
             let cancel = basic::Cancel { consumer_tag: &tag, nowait: true };
             amqp::frame::method(out, channel, &Method::BasicCancel(cancel));
@@ -137,10 +160,15 @@ impl Session {
     /// A message for a consumer. One that is for a channel which has ended went back to its queue with it.
     pub(super) fn deliver(&mut self, shard: usize, delivery: &Delivery, out: &mut Vec<u8>) {
         self.outgoing.count_written(shard, delivery.message.size() + DELIVERY_OVERHEAD);
-        let Some(consumer) = self.consumers.get(&delivery.consumer) else { return };
-        let Some(channel) = self.channels.get_mut(&consumer.channel) else { return };
+        let Some(consumer) = self.consumers.get(&delivery.consumer) else {
+            return;
+        };
+        let Some(channel) = self.channels.get_mut(&consumer.channel) else {
+            return;
+        };
         let delivery_tag = channel.next_delivery_tag();
-        let method = content::Deliver { consumer_tag: &consumer.tag, delivery_tag, redelivered: delivery.redelivered };
+        let method =
+            content::Deliver { consumer_tag: &consumer.tag, delivery_tag, redelivered: delivery.redelivered };
         content::deliver(out, consumer.channel, method, message(delivery), self.identity.frame_max);
         if !consumer.no_ack {
             let unacked = Unacked { queue: delivery.queue, sequence: delivery.sequence, consumed: true };
@@ -149,8 +177,17 @@ impl Session {
     }
 
     /// The answer to basic.get.
-    pub(super) fn got(&mut self, number: u16, no_ack: bool, got: Option<&Delivery>, left: usize, out: &mut Vec<u8>) {
-        let Some(channel) = self.channels.get_mut(&number) else { return };
+    pub(super) fn got(
+        &mut self,
+        number: u16,
+        no_ack: bool,
+        got: Option<&Delivery>,
+        left: usize,
+        out: &mut Vec<u8>,
+    ) {
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return;
+        };
         let Some(delivery) = got else {
             return amqp::frame::method(out, number, &Method::BasicGetEmpty(basic::GetEmpty {}));
         };
@@ -165,7 +202,7 @@ impl Session {
     }
 }
 
-pub(super) fn cancel_ok(out: &mut Vec<u8>, channel: u16, tag: &str) -> Outcome {
+fn cancel_ok(out: &mut Vec<u8>, channel: u16, tag: &str) -> Outcome {
     reply(out, channel, &Method::BasicCancelOk(basic::CancelOk { consumer_tag: tag }))
 }
 
@@ -179,7 +216,9 @@ fn message(delivery: &Delivery) -> content::Message<'_> {
 
 /// The argument `x-priority`.
 fn priority(consume: &basic::Consume<'_>) -> Result<i32, Error> {
-    let Some(value) = consume.arguments.get("x-priority") else { return Ok(0) };
+    let Some(value) = consume.arguments.get("x-priority") else {
+        return Ok(0);
+    };
     let priority = value.as_int().and_then(|priority| i32::try_from(priority).ok());
     let wrong = || Error::precondition_failed("invalid arg 'x-priority': a 32-bit integer was expected");
     priority.ok_or_else(wrong)

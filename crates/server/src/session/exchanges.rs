@@ -44,7 +44,9 @@ impl Session {
 
     /// Who declares where unroutable messages go must be allowed to take them out and to put them there.
     fn authorize_alternate(&self, name: &str, arguments: Table<'_>) -> Outcome {
-        let Some(alternate) = arguments.get("alternate-exchange") else { return Ok(()) };
+        let Some(alternate) = arguments.get("alternate-exchange") else {
+            return Ok(());
+        };
         let wrong = || Error::precondition_failed("invalid arg 'alternate-exchange': a string was expected");
         let alternate = alternate.as_str().ok_or_else(wrong)?;
         self.authorize(Operation::Read, Resource::Exchange(name))?;
@@ -74,7 +76,12 @@ impl Session {
         self.authorize(Operation::Read, Resource::Exchange(unbind.source))?;
         let binding = binding(unbind.source, unbind.destination, unbind.routing_key, unbind.arguments);
         let (vhost, connection) = (Arc::clone(&self.identity.vhost), Some(self.identity.connection));
-        self.plain(number, Change::Unbind { vhost, binding, connection }, Plain::UnbindExchange, unbind.nowait);
+        self.plain(
+            number,
+            Change::Unbind { vhost, binding, connection },
+            Plain::UnbindExchange,
+            unbind.nowait,
+        );
         Ok(())
     }
 

@@ -104,7 +104,8 @@ impl Session {
     pub(crate) fn update(&mut self, topology: Topology) -> Outcome {
         self.topology = topology;
         let Identity { user, vhost, .. } = &self.identity;
-        let gone = |what: &str| Err(Error::connection_forced(format!("{what} was deleted or lost its access")));
+        let gone =
+            |what: &str| Err(Error::connection_forced(format!("{what} was deleted or lost its access")));
         if self.topology.vhost(vhost).is_none() {
             return gone(&format!("vhost '{vhost}'"));
         }
@@ -132,11 +133,13 @@ impl Session {
 
     /// A channel is over, whoever closed it: its consumers stop and what it holds goes back.
     pub(crate) fn channel_closed(&mut self, number: u16) {
-        let Some(channel) = self.channels.remove(&number) else { return };
+        let Some(channel) = self.channels.remove(&number) else {
+            return;
+        };
         self.consumers.retain(|_, consumer| consumer.channel != number);
         self.publishers.retain(|_, channel| *channel != number);
         if channel.has_taken {
-            self.outgoing.to_all_known(&Command::CloseChannel(number));
+            self.outgoing.send_to_known(&Command::CloseChannel(number));
         }
     }
 
@@ -176,9 +179,12 @@ impl Session {
             Method::AccessRequest(_) => {
                 reply(out, number, &Method::AccessRequestOk(amqp::method::access::RequestOk { ticket: 1 }))
             }
-            Method::ConnectionUpdateSecret(_) => {
-                Err(Error::not_allowed("the secret of a user with a password cannot be updated on a connection"))
-            }
+            // A password that was right stays right until the connection ends, as with RabbitMQ's own users.
+            Method::ConnectionUpdateSecret(_) => reply(
+                out,
+                number,
+                &Method::ConnectionUpdateSecretOk(amqp::method::connection::UpdateSecretOk {}),
+            ),
             other => Err(Error::command_invalid(format!("{} is not for clients to send", other.name()))),
         }
     }
@@ -186,7 +192,9 @@ impl Session {
     /// Takes what a shard or the meta task sends.
     pub(crate) fn mail(&mut self, mail: Mail, out: &mut Vec<u8>) -> Result<(), (u16, Error)> {
         match mail {
-            Mail::Effects(shard, effects) => effects.into_iter().try_for_each(|effect| self.effect(shard, effect, out)),
+            Mail::Effects(shard, effects) => {
+                effects.into_iter().try_for_each(|effect| self.effect(shard, effect, out))
+            }
             Mail::Meta(token, result) => self.meta_answered(token, result, out),
             Mail::Login(_) => Ok(()),
         }
@@ -205,7 +213,9 @@ impl Session {
     /// Writes the confirms that are due and packs what goes to shards.
     pub(crate) fn finish_round(&mut self, out: &mut Vec<u8>) {
         for number in std::mem::take(&mut self.confirmed) {
-            if let Some(confirms) = self.channels.get_mut(&number).and_then(|channel| channel.confirms.as_mut()) {
+            if let Some(confirms) =
+                self.channels.get_mut(&number).and_then(|channel| channel.confirms.as_mut())
+            {
                 confirms.acks(|ack| frame::ack(out, number, ack.number, ack.multiple));
             }
         }

@@ -71,7 +71,8 @@ impl Outgoing {
     pub(super) fn route(&self, queues: &[QueueId]) -> Route {
         let mut route: Vec<(usize, Arc<[QueueId]>)> = Vec::new();
         for shard in 0..self.shards {
-            let here: Arc<[QueueId]> = queues.iter().copied().filter(|queue| self.shard_of(*queue) == shard).collect();
+            let here: Arc<[QueueId]> =
+                queues.iter().copied().filter(|queue| self.shard_of(*queue) == shard).collect();
             if !here.is_empty() {
                 route.push((shard, here));
             }
@@ -80,7 +81,13 @@ impl Outgoing {
     }
 
     /// Encodes a message. This is the one copy of it until it is delivered.
-    pub(super) fn publish(&mut self, route: &Route, parts: &Parts<'_>, persistent: bool, confirm: Option<(u32, u64)>) {
+    pub(super) fn publish(
+        &mut self,
+        route: &Route,
+        parts: &Parts<'_>,
+        persistent: bool,
+        confirm: Option<(u32, u64)>,
+    ) {
         parts.encode(&mut self.buffer);
         if !self.routes.last().is_some_and(|last| Arc::ptr_eq(last, route)) {
             self.routes.push(Arc::clone(route));
@@ -124,7 +131,7 @@ impl Outgoing {
     }
 
     /// Sends a command to every shard that knows this connection.
-    pub(super) fn to_all_known(&mut self, command: &Command) {
+    pub(super) fn send_to_known(&mut self, command: &Command) {
         self.pack();
         for shard in self.known() {
             self.posts.push(Post { shard, command: command.clone(), bytes: 0 });

@@ -16,6 +16,9 @@ use super::{Outcome, Session, blame, refused, reply_to};
 /// Class and method id of basic.publish.
 const PUBLISH: (u16, u16) = (60, 40);
 
+/// Ten years: the longest time to live, as with RabbitMQ.
+const EXPIRATION_MAX_MS: u64 = 315_360_000_000;
+
 impl Session {
     /// Takes a message that the client publishes.
     pub(crate) fn publish(
@@ -43,6 +46,7 @@ impl Session {
         }
         let route = self.route(method.exchange, method.routing_key, properties)?;
         self.check_user_id(properties)?;
+        check_expiration(properties)?;
         if properties.reply_to() == Some(reply_to::PSEUDO_QUEUE) {
             let mut rewritten = Vec::new();
             properties.with_reply_to(&self.reply_address(number)?, &mut rewritten);
@@ -90,7 +94,8 @@ impl Session {
                 properties: parts.properties,
                 body: parts.body,
             };
-            let method = content::Return { reply_code: Code::NoRoute.value(), reply_text: Code::NoRoute.name() };
+            let method =
+                content::Return { reply_code: Code::NoRoute.value(), reply_text: Code::NoRoute.name() };
             content::return_(out, number, method, message, self.identity.frame_max);
         }
         self.note_confirmed(number);
@@ -98,7 +103,9 @@ impl Session {
 
     /// Shards report messages as safe.
     pub(super) fn safe(&mut self, publisher: u32, first: u64, last: u64) {
-        let Some(number) = self.publishers.get(&publisher).copied() else { return };
+        let Some(number) = self.publishers.get(&publisher).copied() else {
+            return;
+        };
         if let Some(confirms) = self.channels.get_mut(&number).and_then(|channel| channel.confirms.as_mut()) {
             confirms.safe(first, last);
             self.note_confirmed(number);
@@ -112,7 +119,12 @@ impl Session {
     }
 
     /// Where a message goes, if this user may publish there.
-    fn route(&mut self, exchange: &str, routing_key: &str, properties: Properties<'_>) -> Result<Route, Error> {
+    fn route(
+        &mut self,
+        exchange: &str,
+        routing_key: &str,
+        properties: Properties<'_>,
+    ) -> Result<Route, Error> {
         if let Some(route) = self.routes.get(self.topology.version(), exchange, routing_key) {
             return Ok(Arc::clone(route));
         }
@@ -148,4 +160,17 @@ impl Session {
             _ => Ok(()),
         }
     }
+}
+
+/// A message's expiration is a number of milliseconds, as text.
+fn check_expiration(properties: Properties<'_>) -> Outcome {
+    let Some(expiration) = properties.expiration() else {
+        return Ok(());
+    };
+    if expiration.parse::<u64>().is_ok_and(|milliseconds| milliseconds <= EXPIRATION_MAX_MS) {
+        return Ok(());
+    }
+    Err(Error::precondition_failed(format!(
+        "invalid expiration '{expiration}': expected 0 to {EXPIRATION_MAX_MS} ms"
+    )))
 }

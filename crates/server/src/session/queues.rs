@@ -70,13 +70,16 @@ impl Session {
 
     /// Who declares where dead letters go must be allowed to take them out and to put them there.
     fn authorize_dead_letters(&self, queue: &str, arguments: Table<'_>) -> Outcome {
-        let Some(exchange) = arguments.get("x-dead-letter-exchange") else { return Ok(()) };
+        let Some(exchange) = arguments.get("x-dead-letter-exchange") else {
+            return Ok(());
+        };
         self.authorize(Operation::Read, Resource::Queue(queue))?;
         self.authorize(Operation::Write, Resource::Exchange(exchange.as_str().unwrap_or_default()))
     }
 
     pub(super) fn bind_queue(&mut self, number: u16, bind: &queue::Bind<'_>) -> Outcome {
-        let (queue, binding) = self.binding(number, bind.queue, bind.exchange, bind.routing_key, bind.arguments)?;
+        let (queue, binding) =
+            self.binding(number, bind.queue, bind.exchange, bind.routing_key, bind.arguments)?;
         self.authorize(Operation::Write, Resource::Queue(&queue))?;
         self.authorize(Operation::Read, Resource::Exchange(bind.exchange))?;
         let (vhost, connection) = (Arc::clone(&self.identity.vhost), Some(self.identity.connection));
@@ -120,12 +123,21 @@ impl Session {
     pub(super) fn purge(&mut self, number: u16, purge: &queue::Purge<'_>) -> Outcome {
         let queue = self.queue_named(number, purge.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
-        self.ask(queue.id, Request::Purge(queue.id), Awaited::Purge { channel: number, nowait: purge.nowait });
+        self.ask(
+            queue.id,
+            Request::Purge(queue.id),
+            Awaited::Purge { channel: number, nowait: purge.nowait },
+        );
         Ok(())
     }
 
     /// Deletes a queue: first its shard lets go of it, then the meta task forgets it. None is fine.
-    pub(super) fn delete_queue(&mut self, number: u16, delete: &queue::Delete<'_>, out: &mut Vec<u8>) -> Outcome {
+    pub(super) fn delete_queue(
+        &mut self,
+        number: u16,
+        delete: &queue::Delete<'_>,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
         let name = self.channel(number)?.queue_or_last(delete.queue)?;
         self.authorize(Operation::Configure, Resource::Queue(&name))?;
         let nowait = delete.nowait;

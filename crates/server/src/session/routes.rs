@@ -36,7 +36,8 @@ impl Routes {
         if !self.last.as_ref().is_some_and(same) {
             join(&mut self.joined, exchange, routing_key);
             let route = self.all.get(&self.joined)?.clone();
-            self.last = Some(Last { exchange: exchange.to_owned(), routing_key: routing_key.to_owned(), route });
+            self.last =
+                Some(Last { exchange: exchange.to_owned(), routing_key: routing_key.to_owned(), route });
         }
         self.last.as_ref().map(|last| &last.route)
     }

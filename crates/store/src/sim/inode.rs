@@ -24,11 +24,7 @@ pub(super) struct Inode {
 impl Inode {
     /// A file that was synced.
     pub(super) fn durable(bytes: Vec<u8>) -> Inode {
-        Inode {
-            durable: bytes.clone(),
-            bytes,
-            unsynced: BTreeMap::new(),
-        }
+        Inode { durable: bytes.clone(), bytes, unsynced: BTreeMap::new() }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -88,10 +84,7 @@ impl Inode {
         match random.below(3) {
             0 => old,
             1 => new,
-            _ => (old + random.index(new - old + 1))
-                .div_ceil(SECTOR)
-                .saturating_mul(SECTOR)
-                .clamp(old, new),
+            _ => (old + random.index(new - old + 1)).div_ceil(SECTOR).saturating_mul(SECTOR).clamp(old, new),
         }
     }
 }

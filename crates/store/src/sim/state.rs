@@ -99,11 +99,7 @@ impl State {
             return Err(io::Error::other("the power is off"));
         }
         *self.counts.entry(call).or_default() += 1;
-        let Some(plan) = self
-            .plan
-            .as_mut()
-            .filter(|plan| plan.only.is_none_or(|only| only == call))
-        else {
+        let Some(plan) = self.plan.as_mut().filter(|plan| plan.only.is_none_or(|only| only == call)) else {
             return Ok(None);
         };
         plan.countdown = plan.countdown.saturating_sub(1);
@@ -129,10 +125,7 @@ impl State {
     }
 
     pub(super) fn inode_of(&self, path: &Path) -> io::Result<u64> {
-        self.names
-            .get(path)
-            .copied()
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     pub(super) fn change(&mut self, change: Change) {

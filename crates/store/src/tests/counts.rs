@@ -37,11 +37,7 @@ fn a_round_costs_one_write_and_one_sync() {
         journal.commit().unwrap();
         journal.files.prepare().unwrap();
     }
-    let spent: Vec<u64> = counts(&disk)
-        .iter()
-        .zip(before)
-        .map(|(after, before)| after - before)
-        .collect();
+    let spent: Vec<u64> = counts(&disk).iter().zip(before).map(|(after, before)| after - before).collect();
     assert_eq!(spent, [0, 0, 0, 0, 0, 0, 100, 0, 0, 100]);
 }
 

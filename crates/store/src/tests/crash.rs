@@ -106,11 +106,7 @@ impl Run {
                 Ok(())
             }
         };
-        if outcome.is_err() {
-            self.die(self.kill)
-        } else {
-            Ok(())
-        }
+        if outcome.is_err() { self.die(self.kill) } else { Ok(()) }
     }
 
     /// The process ends during the nth call from now.
@@ -203,23 +199,13 @@ impl Run {
             return Err(format!("a power cut is no damage: {recovered:?}"));
         }
         if recovered.next < self.attempted {
-            return Err(format!(
-                "{} is used twice: {} was written",
-                recovered.next, self.attempted
-            ));
+            return Err(format!("{} is used twice: {} was written", recovered.next, self.attempted));
         }
         let first = visited.first().map_or(Lsn(u64::MAX), |record| record.lsn);
-        let start = self
-            .model
-            .iter()
-            .position(|record| record.lsn >= first)
-            .unwrap_or(self.model.len());
+        let start = self.model.iter().position(|record| record.lsn >= first).unwrap_or(self.model.len());
         let end = start + visited.len();
         if self.model.get(start..end) != Some(&visited[..]) {
-            return Err(format!(
-                "visited is no part of what was appended: {visited:?} {:?}",
-                self.model
-            ));
+            return Err(format!("visited is no part of what was appended: {visited:?} {:?}", self.model));
         }
         let missing = self.model[..start].iter().chain(&self.model[end..]);
         let mut lost = missing.filter(|record| record.lsn >= self.forgotten && record.lsn < must);
@@ -253,27 +239,17 @@ fn steps(seed: u64) -> Vec<Step> {
 
 fn step(random: &mut Random) -> Step {
     match random.below(100) {
-        0..30 => Step::Append {
-            size: random.index(300),
-        },
-        30..35 => Step::Append {
-            size: random.index(6000),
-        },
+        0..30 => Step::Append { size: random.index(300) },
+        30..35 => Step::Append { size: random.index(6000) },
         35..55 => Step::Write,
         55..72 => Step::Sync,
         72..75 => Step::WriteMark,
         75..80 => Step::Prepare,
-        80..87 => Step::Forget {
-            percent: random.index(101),
-        },
+        80..87 => Step::Forget { percent: random.index(101) },
         87..90 => Step::Kill,
         90..94 => Step::Crash,
-        94..97 => Step::KillDuring {
-            nth: 1 + random.below(12),
-        },
-        _ => Step::CrashDuring {
-            nth: 1 + random.below(12),
-        },
+        94..97 => Step::KillDuring { nth: 1 + random.below(12) },
+        _ => Step::CrashDuring { nth: 1 + random.below(12) },
     }
 }
 
@@ -292,23 +268,14 @@ fn a_crash_loses_nothing_that_was_synced() {
         all.crashed_recoveries += seen.crashed_recoveries;
     }
     println!("{SEEDS} seeds: {all:?}");
-    let dangers = [
-        all.crashes,
-        all.torn,
-        all.lost_unsynced,
-        all.rolls,
-        all.reused,
-        all.crashed_recoveries,
-    ];
+    let dangers = [all.crashes, all.torn, all.lost_unsynced, all.rolls, all.reused, all.crashed_recoveries];
     assert!(dangers.iter().all(|count| *count > SEEDS / 50), "{all:?}");
 }
 
 /// The control: on a disk that does not sync, the same runs must lose something, or they could not see it.
 #[test]
 fn a_disk_that_lies_loses() {
-    let lost = (0..500)
-        .filter(|seed| run(SimDisk::without_sync(), &steps(*seed), *seed).is_err())
-        .count();
+    let lost = (0..500).filter(|seed| run(SimDisk::without_sync(), &steps(*seed), *seed).is_err()).count();
     assert!(lost > 250, "only {lost} of 500 runs lost something");
 }
 

@@ -35,12 +35,7 @@ impl Fixture {
     }
 
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.disk
-            .list(Path::new(DIR))
-            .unwrap()
-            .iter()
-            .map(|name| Path::new(DIR).join(name))
-            .collect()
+        self.disk.list(Path::new(DIR)).unwrap().iter().map(|name| Path::new(DIR).join(name)).collect()
     }
 
     pub(super) fn contents(&self, path: &Path) -> Vec<u8> {
@@ -58,26 +53,11 @@ impl Fixture {
 
     pub(super) fn open(&self) -> Opened {
         let journal = open(&self.disk).unwrap();
-        let missing = self
-            .kept
-            .iter()
-            .filter(|kept| !journal.visited.contains(kept))
-            .cloned()
-            .collect();
-        let invented: Vec<&Kept> = journal
-            .visited
-            .iter()
-            .filter(|kept| !self.kept.contains(kept))
-            .collect();
+        let missing = self.kept.iter().filter(|kept| !journal.visited.contains(kept)).cloned().collect();
+        let invented: Vec<&Kept> = journal.visited.iter().filter(|kept| !self.kept.contains(kept)).collect();
         assert!(invented.is_empty(), "never appended: {invented:?}");
-        assert!(
-            journal.visited.is_sorted_by_key(|record| record.lsn),
-            "out of order"
-        );
-        Opened {
-            missing,
-            recovered: journal.recovered,
-        }
+        assert!(journal.visited.is_sorted_by_key(|record| record.lsn), "out of order");
+        Opened { missing, recovered: journal.recovered }
     }
 }
 
@@ -90,20 +70,9 @@ pub(super) struct Opened {
 impl Opened {
     /// Every missing record lies in a part that is named as lost.
     pub(super) fn all_missing_are_named(&self) -> bool {
-        let torn = self
-            .recovered
-            .torn
-            .as_ref()
-            .map_or(Lsn(u64::MAX), |torn| torn.lsn);
-        let named = |lsn| {
-            self.recovered
-                .damaged
-                .iter()
-                .any(|part| part.from <= lsn && lsn < part.to)
-        };
-        self.missing
-            .iter()
-            .all(|record| named(record.lsn) || record.lsn >= torn)
+        let torn = self.recovered.torn.as_ref().map_or(Lsn(u64::MAX), |torn| torn.lsn);
+        let named = |lsn| self.recovered.damaged.iter().any(|part| part.from <= lsn && lsn < part.to);
+        self.missing.iter().all(|record| named(record.lsn) || record.lsn >= torn)
     }
 }
 
@@ -133,23 +102,12 @@ fn a_flipped_bit_costs_the_record_that_it_hits() {
             bytes[offset] ^= bit;
             flips += 1;
             hits += opened.missing.len();
-            assert!(
-                opened.missing.len() <= 1,
-                "offset {offset} of {path:?}: {:?}",
-                opened.missing
-            );
-            assert!(
-                opened.all_missing_are_named(),
-                "offset {offset} of {path:?}: {:?}",
-                opened.recovered
-            );
+            assert!(opened.missing.len() <= 1, "offset {offset} of {path:?}: {:?}", opened.missing);
+            assert!(opened.all_missing_are_named(), "offset {offset} of {path:?}: {:?}", opened.recovered);
             for record in &opened.missing {
                 let at = FILE_HEADER_SIZE as u64 + record.lsn.0 - base(&path);
                 let end = at + 12 + record.payload.len() as u64;
-                assert!(
-                    (at..end).contains(&(offset as u64)),
-                    "offset {offset} hit {record:?}"
-                );
+                assert!((at..end).contains(&(offset as u64)), "offset {offset} hit {record:?}");
             }
         }
     }
@@ -166,10 +124,7 @@ fn a_flipped_bit_in_a_file_header_is_named_and_costs_nothing() {
             let opened = fixture.with(&path, &bytes);
             bytes[offset] ^= 4;
             assert_eq!(opened.missing, []);
-            assert_eq!(
-                opened.recovered.damaged[0].file,
-                path.file_name().unwrap().to_str().unwrap()
-            );
+            assert_eq!(opened.recovered.damaged[0].file, path.file_name().unwrap().to_str().unwrap());
         }
     }
 }
@@ -181,11 +136,7 @@ fn zeros_in_the_middle_cost_what_they_cover() {
         let mut bytes = fixture.contents(&path);
         bytes[512..1024].fill(0);
         let opened = fixture.with(&path, &bytes);
-        assert!(
-            !opened.missing.is_empty() && opened.missing.len() < 15,
-            "{}",
-            opened.missing.len()
-        );
+        assert!(!opened.missing.is_empty() && opened.missing.len() < 15, "{}", opened.missing.len());
         assert!(opened.all_missing_are_named());
         assert_eq!((opened.recovered.damaged.len(), opened.recovered.torn), (1, None));
     }
@@ -199,11 +150,7 @@ fn a_file_cut_short_costs_its_end() {
         for len in [0, 1, 63, 64, 65, 700, 2000] {
             let opened = fixture.with(path, &fixture.contents(path)[..len]);
             assert!(!opened.missing.is_empty() || len > 700, "{len} bytes of {path:?}");
-            assert!(
-                opened.all_missing_are_named(),
-                "{len} bytes of {path:?}: {:?}",
-                opened.recovered
-            );
+            assert!(opened.all_missing_are_named(), "{len} bytes of {path:?}: {:?}", opened.recovered);
             assert!(opened.missing.iter().all(|record| record.lsn.0 >= base(path)));
         }
     }
@@ -259,10 +206,7 @@ fn a_round_after_a_torn_one_of_two_marks_is_torn_with_it() {
 #[test]
 fn damage_in_front_of_a_payload_full_of_headers_is_passed_at_the_next_mark() {
     let disk = SimDisk::new();
-    let options = Options {
-        file_size: 1 << 22,
-        ..small_files()
-    };
+    let options = Options { file_size: 1 << 22, ..small_files() };
     let mut journal = Journal::open(disk.clone(), Path::new(DIR), options).unwrap();
     // Every 12 bytes a header that claims half a megabyte: without a limit, 90,000 long checksums.
     let trap = [1, 2, 3, 4, 0, 0, 8, 0, 9, 1, 0, 0].repeat(90_000);

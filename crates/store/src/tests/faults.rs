@@ -20,12 +20,7 @@ struct Work {
 
 /// Commits, rolls, prepares and forgets.
 fn work(journal: &mut Journal<SimDisk>) -> Work {
-    let Work {
-        mut kept,
-        mut synced,
-        mut forgotten,
-        ..
-    } = Work::default();
+    let Work { mut kept, mut synced, mut forgotten, .. } = Work::default();
     let mut step = |journal: &mut Journal<SimDisk>, round: u8| -> Result<()> {
         kept.extend([journal.append(1, &[round; 150]), journal.append(2, &[round; 350])]);
         synced = journal.commit()?;
@@ -37,40 +32,20 @@ fn work(journal: &mut Journal<SimDisk>) -> Work {
         Ok(())
     };
     let error = (0..64).find_map(|round| step(journal, round).err());
-    Work {
-        kept,
-        synced,
-        forgotten,
-        error,
-    }
+    Work { kept, synced, forgotten, error }
 }
 
 fn check(nth: u64, only: Option<Call>, fault: Fault) -> bool {
     let disk = SimDisk::new();
     let mut journal = Journal::open(disk.clone(), Path::new(DIR), small_files()).unwrap();
     disk.fail(nth, only, fault);
-    let Work {
-        kept,
-        synced,
-        forgotten,
-        error,
-    } = work(&mut journal);
+    let Work { kept, synced, forgotten, error } = work(&mut journal);
     let Some(error) = error else {
-        assert!(
-            disk.is_fault_pending(),
-            "call {nth} failed with {fault:?} and nobody said so"
-        );
+        assert!(disk.is_fault_pending(), "call {nth} failed with {fault:?} and nobody said so");
         return false;
     };
-    assert_eq!(
-        error.kind == Kind::Full,
-        matches!(fault, Fault::Full | Fault::Short),
-        "{error}"
-    );
-    assert!(
-        error.text.starts_with("cannot ") && error.text.contains(DIR),
-        "{error}"
-    );
+    assert_eq!(error.kind == Kind::Full, matches!(fault, Fault::Full | Fault::Short), "{error}");
+    assert!(error.text.starts_with("cannot ") && error.text.contains(DIR), "{error}");
     journal.append(1, b"too late");
     assert_eq!(journal.files.sync().unwrap_err(), error);
     assert_eq!(journal.write().unwrap_err(), error);
@@ -80,16 +55,9 @@ fn check(nth: u64, only: Option<Call>, fault: Fault) -> bool {
     disk.crash(nth);
     let journal = Journal::open(disk, Path::new(DIR), small_files()).unwrap();
     assert_eq!(journal.recovered.damaged, []);
-    let must: Vec<&Kept> = kept
-        .iter()
-        .filter(|kept| kept.lsn >= forgotten && kept.lsn < synced)
-        .collect();
+    let must: Vec<&Kept> = kept.iter().filter(|kept| kept.lsn >= forgotten && kept.lsn < synced).collect();
     let visited = journal.visited.iter().filter(|record| record.lsn >= forgotten);
-    assert_eq!(
-        visited.take(must.len()).collect::<Vec<_>>(),
-        must,
-        "call {nth}, {fault:?}"
-    );
+    assert_eq!(visited.take(must.len()).collect::<Vec<_>>(), must, "call {nth}, {fault:?}");
     true
 }
 
@@ -103,17 +71,8 @@ fn every_call_may_fail() {
 
 #[test]
 fn every_sync_may_fail() {
-    for call in [
-        Call::Sync,
-        Call::SyncDir,
-        Call::Rename,
-        Call::Remove,
-        Call::Zero,
-        Call::Create,
-    ] {
-        let failed = (1..1000)
-            .take_while(|nth| check(*nth, Some(call), Fault::Io))
-            .count();
+    for call in [Call::Sync, Call::SyncDir, Call::Rename, Call::Remove, Call::Zero, Call::Create] {
+        let failed = (1..1000).take_while(|nth| check(*nth, Some(call), Fault::Io)).count();
         assert!(failed > 0, "{call:?} was called {failed} times");
     }
 }

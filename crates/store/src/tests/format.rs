@@ -10,16 +10,10 @@ use crate::{Lsn, PAYLOAD_SIZE_MAX, Tail};
 fn a_record_is_valid_only_where_it_was_written() {
     let mut tail = Tail::new(Lsn(1000));
     let lsn = tail.append(7, &[b"pay", b"load"]);
-    assert_eq!(
-        (lsn, tail.next_lsn(), tail.pending_bytes()),
-        (Lsn(1020), Lsn(1039), 39)
-    );
+    assert_eq!((lsn, tail.next_lsn(), tail.pending_bytes()), (Lsn(1020), Lsn(1039), 39));
     let round = tail.take();
     let record = record_at(round.bytes(), MARK_SIZE, Lsn(1000)).unwrap();
-    assert_eq!(
-        (record.lsn, record.kind, record.version, record.payload),
-        (lsn, 7, 1, &b"payload"[..])
-    );
+    assert_eq!((record.lsn, record.kind, record.version, record.payload), (lsn, 7, 1, &b"payload"[..]));
     assert_eq!(record_at(round.bytes(), MARK_SIZE, Lsn(1001)), None);
 }
 
@@ -40,10 +34,7 @@ fn an_empty_tail_gives_an_empty_round() {
     let mut tail = Tail::new(Lsn(5));
     let round = tail.take();
     assert!(round.is_empty());
-    assert_eq!(
-        (round.first(), round.end(), tail.next_lsn()),
-        (Lsn(5), Lsn(5), Lsn(5))
-    );
+    assert_eq!((round.first(), round.end(), tail.next_lsn()), (Lsn(5), Lsn(5), Lsn(5)));
     let mark = tail.take_mark();
     assert_eq!((mark.first(), mark.end()), (Lsn(5), Lsn(25)));
 }
@@ -86,12 +77,7 @@ fn names_are_bases() {
     assert_eq!(file_name(Lsn(42)), "00000000000000000042.journal");
     assert_eq!(base_of("00000000000000000042.journal"), Some(Lsn(42)));
     assert_eq!(base_of(&file_name(Lsn(u64::MAX))), Some(Lsn(u64::MAX)));
-    for other in [
-        "42.journal",
-        "00000000000000000042.spare",
-        "+0000000000000000042.journal",
-        ".journal",
-    ] {
+    for other in ["42.journal", "00000000000000000042.spare", "+0000000000000000042.journal", ".journal"] {
         assert_eq!(base_of(other), None, "{other}");
     }
     assert_eq!(base_of("99999999999999999999.journal"), None);

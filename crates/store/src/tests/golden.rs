@@ -10,13 +10,7 @@ const FIXTURE: &[u8] = include_bytes!("../../fixtures/v1.journal");
 const DIR: &str = "/journal";
 
 fn options() -> Options {
-    Options {
-        journal: 3,
-        file_size: 1024,
-        zero_step_min: 64,
-        zero_step_max: 64,
-        spares_max: 2,
-    }
+    Options { journal: 3, file_size: 1024, zero_step_min: 64, zero_step_max: 64, spares_max: 2 }
 }
 
 fn path() -> PathBuf {
@@ -27,11 +21,7 @@ fn path() -> PathBuf {
 fn write() -> (Vec<u8>, Vec<Kept>) {
     let disk = SimDisk::new();
     let mut journal = Journal::open(disk.clone(), Path::new(DIR), options()).unwrap();
-    let mut kept = vec![
-        journal.append(1, b"hello"),
-        journal.append(2, b""),
-        journal.append(255, b"\0\xff"),
-    ];
+    let mut kept = vec![journal.append(1, b"hello"), journal.append(2, b""), journal.append(255, b"\0\xff")];
     journal.commit().unwrap();
     let long: Vec<u8> = (0..200).collect();
     kept.push(journal.append(1, &long));
@@ -47,10 +37,7 @@ fn today_writes_the_fixture() {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1.journal");
         std::fs::write(fixture, &bytes).unwrap();
     }
-    assert_eq!(
-        bytes, FIXTURE,
-        "a change of the format needs a new version and a new fixture"
-    );
+    assert_eq!(bytes, FIXTURE, "a change of the format needs a new version and a new fixture");
 }
 
 #[test]
@@ -60,9 +47,6 @@ fn the_fixture_is_readable() {
     let journal = Journal::open(disk, Path::new(DIR), options()).unwrap();
     let (_, kept) = write();
     assert_eq!(journal.visited, kept);
-    assert_eq!(
-        (journal.recovered.torn, journal.recovered.damaged),
-        (None, vec![])
-    );
+    assert_eq!((journal.recovered.torn, journal.recovered.damaged), (None, vec![]));
     assert_eq!(journal.recovered.next, Lsn(4096));
 }

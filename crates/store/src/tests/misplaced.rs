@@ -16,9 +16,7 @@ fn a_missing_file_is_named() {
         let opened = fixture.open();
         fixture.disk.overwrite(path, &bytes);
         assert!(opened.all_missing_are_named() && !opened.missing.is_empty());
-        let [damage] = &opened.recovered.damaged[..] else {
-            panic!("{:?}", opened.recovered)
-        };
+        let [damage] = &opened.recovered.damaged[..] else { panic!("{:?}", opened.recovered) };
         assert_eq!(damage.file, file_name(Lsn(base(path))));
         assert_eq!(damage.why, "the file is missing");
     }
@@ -41,19 +39,10 @@ fn two_files_that_swapped_names_lose_nothing() {
 fn a_second_copy_of_a_file_is_left_out() {
     let fixture = Fixture::new();
     let files = fixture.files();
-    fixture.disk.overwrite(
-        &Path::new(DIR).join(file_name(Lsn(1))),
-        &fixture.contents(&files[1]),
-    );
+    fixture.disk.overwrite(&Path::new(DIR).join(file_name(Lsn(1))), &fixture.contents(&files[1]));
     let opened = fixture.open();
     assert_eq!(opened.missing, []);
-    assert!(
-        opened
-            .recovered
-            .damaged
-            .iter()
-            .any(|damage| damage.why.starts_with("a second file"))
-    );
+    assert!(opened.recovered.damaged.iter().any(|damage| damage.why.starts_with("a second file")));
 }
 
 #[test]
@@ -93,28 +82,15 @@ fn a_newer_format_is_refused() {
     fixture.disk.overwrite(path, &bytes);
     let error = open(&fixture.disk).unwrap_err();
     assert_eq!(error.kind, Kind::Unsupported);
-    assert!(
-        error
-            .text
-            .ends_with(" has format 2; this version of Leveret reads format 1"),
-        "{error}"
-    );
+    assert!(error.text.ends_with(" has format 2; this version of Leveret reads format 1"), "{error}");
 }
 
 #[test]
 fn another_journals_file_is_refused() {
     let fixture = Fixture::new();
-    let header = FileHeader {
-        journal: 7,
-        base: Lsn(0),
-        previous: Lsn(0),
-        previous_end: Lsn(0),
-    };
+    let header = FileHeader { journal: 7, base: Lsn(0), previous: Lsn(0), previous_end: Lsn(0) };
     fixture.disk.overwrite(&fixture.files()[0], &header.encode());
     let error = open(&fixture.disk).unwrap_err();
     assert_eq!(error.kind, Kind::Foreign);
-    assert!(
-        error.text.ends_with(" belongs to journal 7, not to journal 0"),
-        "{error}"
-    );
+    assert!(error.text.ends_with(" belongs to journal 7, not to journal 0"), "{error}");
 }

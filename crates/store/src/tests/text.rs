@@ -17,9 +17,7 @@ fn dump(path: &Path, bytes: &[u8]) -> crate::Result<String> {
     let disk = SimDisk::new();
     disk.overwrite(path, bytes);
     let mut out = Vec::new();
-    dump::print(&disk, path, &mut out, &|kind, _, payload| {
-        format!("{kind} is {:?}", payload.first())
-    })?;
+    dump::print(&disk, path, &mut out, &|kind, _, payload| format!("{kind} is {:?}", payload.first()))?;
     Ok(String::from_utf8(out).unwrap())
 }
 
@@ -89,8 +87,5 @@ fn a_torn_file() {
 fn what_is_no_journal_is_said() {
     let error = dump(Path::new("/etc/passwd"), b"root:x:0:0").unwrap_err();
     assert_eq!(error.kind, Kind::Foreign);
-    assert_eq!(
-        error.text,
-        "/etc/passwd is no journal file: neither its header nor its name is"
-    );
+    assert_eq!(error.text, "/etc/passwd is no journal file: neither its header nor its name is");
 }

@@ -9,49 +9,19 @@ fn a_queue_is_declared_again_as_it_was_or_not_at_all() {
     let ttl = |ms: i64| arguments(|table| table.with("x-message-ttl", ms));
     let before = [
         Change::DeclareQueue(queue("q")),
-        Change::DeclareQueue(DeclareQueue {
-            arguments: ttl(10),
-            ..queue("ttl")
-        }),
+        Change::DeclareQueue(DeclareQueue { arguments: ttl(10), ..queue("ttl") }),
     ];
     let asked = [
         queue("q"),
-        DeclareQueue {
-            durable: true,
-            ..queue("q")
-        },
-        DeclareQueue {
-            auto_delete: true,
-            ..queue("q")
-        },
-        DeclareQueue {
-            owner: Some(MINE),
-            ..queue("q")
-        },
-        DeclareQueue {
-            arguments: ttl(10),
-            ..queue("q")
-        },
-        DeclareQueue {
-            arguments: arguments(|table| table.with("foo", "bar")),
-            ..queue("q")
-        },
-        DeclareQueue {
-            arguments: arguments(|table| table.with("x-queue-type", "classic")),
-            ..queue("q")
-        },
-        DeclareQueue {
-            arguments: arguments(|table| table.with("x-message-ttl", 10i16)),
-            ..queue("ttl")
-        },
-        DeclareQueue {
-            arguments: ttl(11),
-            ..queue("ttl")
-        },
-        DeclareQueue {
-            arguments: arguments(|table| table.with("x-message-ttl", "10")),
-            ..queue("ttl")
-        },
+        DeclareQueue { durable: true, ..queue("q") },
+        DeclareQueue { auto_delete: true, ..queue("q") },
+        DeclareQueue { owner: Some(MINE), ..queue("q") },
+        DeclareQueue { arguments: ttl(10), ..queue("q") },
+        DeclareQueue { arguments: arguments(|table| table.with("foo", "bar")), ..queue("q") },
+        DeclareQueue { arguments: arguments(|table| table.with("x-queue-type", "classic")), ..queue("q") },
+        DeclareQueue { arguments: arguments(|table| table.with("x-message-ttl", 10i16)), ..queue("ttl") },
+        DeclareQueue { arguments: ttl(11), ..queue("ttl") },
+        DeclareQueue { arguments: arguments(|table| table.with("x-message-ttl", "10")), ..queue("ttl") },
         queue("ttl"),
     ];
     check(
@@ -80,30 +50,12 @@ fn an_exchange_is_declared_again_as_it_was_or_not_at_all() {
     let asked = [
         direct("x"),
         exchange("x", ExchangeKind::Fanout),
-        DeclareExchange {
-            durable: true,
-            ..direct("x")
-        },
-        DeclareExchange {
-            auto_delete: true,
-            ..direct("x")
-        },
-        DeclareExchange {
-            internal: true,
-            ..direct("x")
-        },
-        DeclareExchange {
-            arguments: arguments(alternate),
-            ..direct("x")
-        },
-        DeclareExchange {
-            arguments: arguments(|table| table.with("foo", 1i32)),
-            ..direct("x")
-        },
-        DeclareExchange {
-            durable: true,
-            ..direct("amq.direct")
-        },
+        DeclareExchange { durable: true, ..direct("x") },
+        DeclareExchange { auto_delete: true, ..direct("x") },
+        DeclareExchange { internal: true, ..direct("x") },
+        DeclareExchange { arguments: arguments(alternate), ..direct("x") },
+        DeclareExchange { arguments: arguments(|table| table.with("foo", 1i32)), ..direct("x") },
+        DeclareExchange { durable: true, ..direct("amq.direct") },
         direct("amq.direct"),
     ];
     check(
@@ -127,25 +79,16 @@ fn an_exchange_is_declared_again_as_it_was_or_not_at_all() {
 fn names_and_operations_that_are_refused() {
     let direct = |name| Change::DeclareExchange(exchange(name, ExchangeKind::Direct));
     let ae = arguments(|table| table.with("alternate-exchange", 1i32));
-    let elsewhere = DeclareQueue {
-        vhost: "nowhere".into(),
-        ..queue("q")
-    };
+    let elsewhere = DeclareQueue { vhost: "nowhere".into(), ..queue("q") };
     let asked = [
         direct(""),
         direct("amq.foo"),
         direct("a\nb"),
         direct(&"x".repeat(256)),
-        Change::DeclareExchange(DeclareExchange {
-            arguments: ae,
-            ..exchange("ae", ExchangeKind::Direct)
-        }),
+        Change::DeclareExchange(DeclareExchange { arguments: ae, ..exchange("ae", ExchangeKind::Direct) }),
         Change::DeclareQueue(queue("")),
         Change::DeclareQueue(queue("amq.foo")),
-        Change::DeclareQueue(DeclareQueue {
-            server_named: true,
-            ..queue("amq.gen-1")
-        }),
+        Change::DeclareQueue(DeclareQueue { server_named: true, ..queue("amq.gen-1") }),
         Change::DeclareQueue(queue("a\u{1}b")),
         Change::DeclareQueue(elsewhere),
         delete_exchange("", false),
@@ -193,33 +136,19 @@ fn names_and_operations_that_are_refused() {
     "#]],
     );
     let unknown = ExchangeKind::parse("sideways").unwrap_err();
-    assert_eq!(
-        (unknown.amqp_code().value(), &*unknown.text),
-        (406, "unknown exchange type 'sideways'")
-    );
+    assert_eq!((unknown.amqp_code().value(), &*unknown.text), (406, "unknown exchange type 'sideways'"));
 }
 
 #[test]
 fn an_exclusive_queue_is_for_its_connection_and_goes_with_it() {
-    let mine = DeclareQueue {
-        owner: Some(MINE),
-        durable: true,
-        ..queue("mine")
-    };
+    let mine = DeclareQueue { owner: Some(MINE), durable: true, ..queue("mine") };
     let mut story = Story::default();
     story.tell(Change::DeclareQueue(mine.clone()));
     story.tell(Change::DeclareQueue(mine.clone()));
-    story.tell(Change::DeclareQueue(DeclareQueue {
-        owner: Some(THEIRS),
-        ..mine.clone()
-    }));
+    story.tell(Change::DeclareQueue(DeclareQueue { owner: Some(THEIRS), ..mine.clone() }));
     story.tell(Change::DeclareQueue(DeclareQueue { owner: None, ..mine }));
     let theirs = binding("amq.fanout", "", Destination::Queue("mine".into()));
-    let theirs = Change::Bind {
-        vhost: "/".into(),
-        binding: theirs,
-        connection: Some(THEIRS),
-    };
+    let theirs = Change::Bind { vhost: "/".into(), binding: theirs, connection: Some(THEIRS) };
     story.tell(theirs.clone());
     story.tell(to_queue("amq.fanout", "", "mine"));
     story.tell(unbind(theirs));
@@ -283,24 +212,11 @@ fn arguments_of_queues() {
     let mut story = Story::default();
     for (key, value) in classic {
         let arguments = arguments(|table| table.with(key, value));
-        declare_and_forget(
-            &mut story,
-            &DeclareQueue {
-                arguments,
-                ..queue("q")
-            },
-        );
+        declare_and_forget(&mut story, &DeclareQueue { arguments, ..queue("q") });
     }
     for (key, value) in quorum {
         let arguments = arguments(|table| table.with("x-queue-type", "quorum").with(key, value));
-        declare_and_forget(
-            &mut story,
-            &DeclareQueue {
-                arguments,
-                durable: true,
-                ..queue("q")
-            },
-        );
+        declare_and_forget(&mut story, &DeclareQueue { arguments, durable: true, ..queue("q") });
     }
     story.ends(&expect![[r#"
         {"x-message-ttl": signedint 0}: ok
@@ -341,43 +257,22 @@ fn arguments_of_queues() {
 
 fn declare_and_forget(story: &mut Story, wish: &DeclareQueue) {
     let text = story.meta.decide(Change::DeclareQueue(wish.clone()));
-    let text = text.map_or_else(
-        |error| format!("{} {}", error.amqp_code().value(), error.text),
-        |_| "ok".into(),
-    );
+    let text =
+        text.map_or_else(|error| format!("{} {}", error.amqp_code().value(), error.text), |_| "ok".into());
     story.text += &format!("{:?}: {text}\n", wish.arguments);
 }
 
 #[test]
 fn quorum_queues_are_durable_shared_and_named() {
     let arguments = arguments(|table| table.with("x-queue-type", "quorum"));
-    let quorum = DeclareQueue {
-        arguments,
-        durable: true,
-        ..queue("q")
-    };
+    let quorum = DeclareQueue { arguments, durable: true, ..queue("q") };
     let asked = [
-        DeclareQueue {
-            durable: false,
-            ..quorum.clone()
-        },
-        DeclareQueue {
-            owner: Some(MINE),
-            ..quorum.clone()
-        },
-        DeclareQueue {
-            auto_delete: true,
-            ..quorum.clone()
-        },
-        DeclareQueue {
-            server_named: true,
-            ..quorum.clone()
-        },
+        DeclareQueue { durable: false, ..quorum.clone() },
+        DeclareQueue { owner: Some(MINE), ..quorum.clone() },
+        DeclareQueue { auto_delete: true, ..quorum.clone() },
+        DeclareQueue { server_named: true, ..quorum.clone() },
         quorum,
-        DeclareQueue {
-            durable: true,
-            ..queue("q")
-        },
+        DeclareQueue { durable: true, ..queue("q") },
     ];
     check(
         [],

@@ -27,56 +27,23 @@ fn samples() -> Vec<Record> {
         arguments: arguments(),
     };
     let to_queue = binding("x", "k", Destination::Queue("q".into()));
-    let to_exchange = Binding {
-        arguments: arguments(),
-        ..binding("x", "k", Destination::Exchange("y".into()))
-    };
-    let user = User {
-        name: name(),
-        password: PasswordHash::dummy(),
-        tags: vec!["administrator".into()],
-    };
+    let to_exchange =
+        Binding { arguments: arguments(), ..binding("x", "k", Destination::Exchange("y".into())) };
+    let user = User { name: name(), password: PasswordHash::dummy(), tags: vec!["administrator".into()] };
     vec![
         Record::QueueIdsReserved { below: 4096 },
         Record::VhostAdded { name: name() },
         Record::VhostDeleted { name: name() },
-        Record::ExchangeDeclared {
-            vhost: vhost(),
-            exchange: Arc::new(exchange),
-        },
-        Record::ExchangeDeleted {
-            vhost: vhost(),
-            name: name(),
-            durable: true,
-        },
-        Record::QueueDeclared {
-            queue: Arc::new(queue),
-        },
-        Record::QueueDeleted {
-            id: QueueId(7),
-            durable: true,
-        },
-        Record::Bound {
-            vhost: vhost(),
-            binding: Arc::new(to_queue),
-            durable: true,
-        },
-        Record::Unbound {
-            vhost: vhost(),
-            binding: Arc::new(to_exchange),
-            durable: true,
-        },
+        Record::ExchangeDeclared { vhost: vhost(), exchange: Arc::new(exchange) },
+        Record::ExchangeDeleted { vhost: vhost(), name: name(), durable: true },
+        Record::QueueDeclared { queue: Arc::new(queue) },
+        Record::QueueDeleted { id: QueueId(7), durable: true },
+        Record::Bound { vhost: vhost(), binding: Arc::new(to_queue), durable: true },
+        Record::Unbound { vhost: vhost(), binding: Arc::new(to_exchange), durable: true },
         Record::UserPut { user: Arc::new(user) },
         Record::UserDeleted { name: name() },
-        Record::PermissionsSet {
-            user: name(),
-            vhost: vhost(),
-            permissions: Permissions::full(),
-        },
-        Record::PermissionsCleared {
-            user: name(),
-            vhost: vhost(),
-        },
+        Record::PermissionsSet { user: name(), vhost: vhost(), permissions: Permissions::full() },
+        Record::PermissionsCleared { user: name(), vhost: vhost() },
     ]
 }
 
@@ -91,18 +58,11 @@ fn golden_records() {
         text.push('\n');
     }
     expect_file!["../../../fixtures/meta_v1.txt"].assert_eq(&text);
-    let lines = include_str!("../../../fixtures/meta_v1.txt")
-        .lines()
-        .filter(|line| !line.starts_with('#'));
+    let lines = include_str!("../../../fixtures/meta_v1.txt").lines().filter(|line| !line.starts_with('#'));
     let hex = |line: &str| -> Vec<u8> {
-        (0..line.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap())
-            .collect()
+        (0..line.len()).step_by(2).map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap()).collect()
     };
-    let read: Vec<_> = lines
-        .map(|line| Record::decode(KIND, VERSION, &hex(line)).unwrap())
-        .collect();
+    let read: Vec<_> = lines.map(|line| Record::decode(KIND, VERSION, &hex(line)).unwrap()).collect();
     assert_eq!(read, samples());
 }
 
@@ -112,9 +72,6 @@ fn records_of_others_are_refused() {
     assert!(Record::decode(KIND, VERSION + 1, &bytes).is_err());
     assert!(Record::decode(KIND + 1, VERSION, &bytes).is_err());
     for end in 0..bytes.len() {
-        assert!(
-            Record::decode(KIND, VERSION, &bytes[..end]).is_err(),
-            "cut at {end}"
-        );
+        assert!(Record::decode(KIND, VERSION, &bytes[..end]).is_err(), "cut at {end}");
     }
 }

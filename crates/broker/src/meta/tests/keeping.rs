@@ -6,24 +6,13 @@ use super::*;
 
 #[test]
 fn virtual_hosts_users_and_permissions() {
-    let user = || User {
-        name: "u".into(),
-        password: PasswordHash::none(),
-        tags: vec!["monitoring".into()],
-    };
+    let user = || User { name: "u".into(), password: PasswordHash::none(), tags: vec!["monitoring".into()] };
     let may = |user: &str, vhost: &str, read: &str| Change::SetPermissions {
         user: user.into(),
         vhost: vhost.into(),
-        permissions: Permissions {
-            read: read.into(),
-            ..Permissions::full()
-        },
+        permissions: Permissions { read: read.into(), ..Permissions::full() },
     };
-    let mine = DeclareQueue {
-        vhost: "shop".into(),
-        owner: Some(MINE),
-        ..queue("mine")
-    };
+    let mine = DeclareQueue { vhost: "shop".into(), owner: Some(MINE), ..queue("mine") };
     let asked = [
         Change::AddVhost { name: "shop".into() },
         Change::AddVhost { name: "shop".into() },
@@ -31,12 +20,7 @@ fn virtual_hosts_users_and_permissions() {
         may("u", "shop", ""),
         Change::PutUser { user: user() },
         Change::PutUser { user: user() },
-        Change::PutUser {
-            user: User {
-                name: "".into(),
-                ..user()
-            },
-        },
+        Change::PutUser { user: User { name: "".into(), ..user() } },
         may("u", "nowhere", ""),
         may("u", "shop", "("),
         may("u", "shop", ""),
@@ -46,14 +30,8 @@ fn virtual_hosts_users_and_permissions() {
         Change::DeleteVhost { name: "shop".into() },
         Change::DeleteVhost { name: "shop".into() },
         may("u", "/", ""),
-        Change::ClearPermissions {
-            user: "u".into(),
-            vhost: "/".into(),
-        },
-        Change::ClearPermissions {
-            user: "u".into(),
-            vhost: "/".into(),
-        },
+        Change::ClearPermissions { user: "u".into(), vhost: "/".into() },
+        Change::ClearPermissions { user: "u".into(), vhost: "/".into() },
         Change::DeleteUser { name: "u".into() },
         Change::DeleteUser { name: "u".into() },
     ];
@@ -88,16 +66,11 @@ fn virtual_hosts_users_and_permissions() {
 
 #[test]
 fn ids_of_queues_are_not_used_twice_even_after_a_restart() {
-    let mut story = Story::with([
-        Change::DeclareQueue(queue("transient")),
-        Change::DeclareQueue(queue("gone")),
-    ]);
+    let mut story =
+        Story::with([Change::DeclareQueue(queue("transient")), Change::DeclareQueue(queue("gone"))]);
     story.delete_queue("gone");
     let mut restarted = Meta::new();
-    story
-        .meta
-        .snapshot_records()
-        .for_each(|record| drop(restarted.apply(&record)));
+    story.meta.snapshot_records().for_each(|record| drop(restarted.apply(&record)));
     story.meta = restarted.recovered();
     story.tell(Change::DeclareQueue(queue("next")));
     assert!(story.meta.topology().queue("/", "next").unwrap().id > QueueId(1));
@@ -112,10 +85,7 @@ fn ids_of_queues_are_not_used_twice_even_after_a_restart() {
 fn the_default_virtual_host_stays_deleted_after_a_restart() {
     let story = Story::with([Change::DeleteVhost { name: "/".into() }]);
     let mut restarted = Meta::new();
-    story
-        .meta
-        .snapshot_records()
-        .for_each(|record| drop(restarted.apply(&record)));
+    story.meta.snapshot_records().for_each(|record| drop(restarted.apply(&record)));
     assert!(restarted.topology().vhost("/").is_none());
 }
 

@@ -40,10 +40,8 @@ fn connection() -> impl Strategy<Value = ConnectionId> {
 }
 
 fn binding() -> impl Strategy<Value = Binding> {
-    let destination = prop_oneof![
-        name().prop_map(Destination::Queue),
-        name().prop_map(Destination::Exchange)
-    ];
+    let destination =
+        prop_oneof![name().prop_map(Destination::Queue), name().prop_map(Destination::Exchange)];
     (name(), prop_oneof!["[ab]", "#|[*]\\.a"], destination, arguments()).prop_map(
         |(source, key, destination, arguments)| Binding {
             source,
@@ -92,30 +90,18 @@ fn access() -> impl Strategy<Value = Change> {
         let user: Arc<str> = user.into();
         match what {
             0 => Change::PutUser {
-                user: User {
-                    name: user,
-                    password: PasswordHash::none(),
-                    tags: Vec::new(),
-                },
+                user: User { name: user, password: PasswordHash::none(), tags: Vec::new() },
             },
             1 => Change::DeleteUser { name: user },
-            2 => Change::SetPermissions {
-                user,
-                vhost,
-                permissions: Permissions::full(),
-            },
+            2 => Change::SetPermissions { user, vhost, permissions: Permissions::full() },
             _ => Change::ClearPermissions { user, vhost },
         }
     })
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let delete_exchange =
-        (vhost(), name(), any::<bool>()).prop_map(|(vhost, name, if_unused)| Change::DeleteExchange {
-            vhost,
-            name,
-            if_unused,
-        });
+    let delete_exchange = (vhost(), name(), any::<bool>())
+        .prop_map(|(vhost, name, if_unused)| Change::DeleteExchange { vhost, name, if_unused });
     prop_oneof![
         4 => declare_exchange(),
         4 => declare_queue(),
@@ -153,10 +139,7 @@ impl Broker {
             let version = self.meta.topology().version();
             let effects = self.meta.apply(record);
             let reserves = matches!(record, Record::QueueIdsReserved { .. });
-            assert!(
-                reserves || self.meta.topology().version() > version,
-                "{record:?} changes something"
-            );
+            assert!(reserves || self.meta.topology().version() > version, "{record:?} changes something");
             effects.into_iter().for_each(|effect| self.perform(effect));
             if record.is_durable() {
                 self.log.push(record.encode());
@@ -173,13 +156,9 @@ impl Broker {
     /// Makes a small random number the id of one of the open queues.
     fn aim(&self, change: Change) -> Change {
         match change {
-            Change::DeleteQueue {
-                id: QueueId(number @ 0..AIMED),
-            } if !self.open.is_empty() => {
+            Change::DeleteQueue { id: QueueId(number @ 0..AIMED) } if !self.open.is_empty() => {
                 let nth = usize::try_from(number).unwrap() % self.open.len();
-                Change::DeleteQueue {
-                    id: *self.open.iter().nth(nth).unwrap(),
-                }
+                Change::DeleteQueue { id: *self.open.iter().nth(nth).unwrap() }
             }
             change => change,
         }
@@ -206,10 +185,7 @@ impl Broker {
         let bound = bound_sources(&self.meta);
         for (vhost, name) in bound_before.difference(&bound) {
             let left = self.meta.topology().exchange(vhost, name);
-            assert!(
-                left.is_none_or(|exchange| !exchange.auto_delete),
-                "{name} lost its last binding"
-            );
+            assert!(left.is_none_or(|exchange| !exchange.auto_delete), "{name} lost its last binding");
         }
     }
 
@@ -220,22 +196,14 @@ impl Broker {
             meta.apply(&Record::decode(KIND, VERSION, bytes).unwrap());
         }
         meta.check();
-        assert_eq!(
-            durable(&self.meta),
-            durable(&meta),
-            "a restart keeps what is durable"
-        );
+        assert_eq!(durable(&self.meta), durable(&meta), "a restart keeps what is durable");
         assert_eq!(durable(&meta), everything(&meta), "and nothing else");
         self.open = meta.topology().queues().map(|queue| queue.id).collect();
         self.meta = meta.recovered();
     }
 
     fn shorten_log(&mut self) {
-        self.log = self
-            .meta
-            .snapshot_records()
-            .map(|record| record.encode())
-            .collect();
+        self.log = self.meta.snapshot_records().map(|record| record.encode()).collect();
     }
 
     /// Removes all that can be removed.
@@ -247,19 +215,11 @@ impl Broker {
         for vhost in &vhosts {
             for exchange in vhost.exchanges().filter(|exchange| !exchange.is_predeclared()) {
                 let (vhost, name) = (Arc::clone(vhost.name()), Arc::clone(&exchange.name));
-                self.ask(Change::DeleteExchange {
-                    vhost,
-                    name,
-                    if_unused: false,
-                });
+                self.ask(Change::DeleteExchange { vhost, name, if_unused: false });
             }
             for binding in vhost.bindings() {
                 let binding = Binding::clone(binding);
-                self.ask(Change::Unbind {
-                    vhost: Arc::clone(vhost.name()),
-                    binding,
-                    connection: None,
-                });
+                self.ask(Change::Unbind { vhost: Arc::clone(vhost.name()), binding, connection: None });
             }
         }
     }
@@ -267,32 +227,20 @@ impl Broker {
 
 /// Virtual hosts and names of the exchanges that are the source of a binding.
 fn bound_sources(meta: &Meta) -> BTreeSet<(Arc<str>, Arc<str>)> {
-    let bindings = meta
-        .topology()
-        .vhosts()
-        .flat_map(|vhost| vhost.bindings().map(move |binding| (vhost, binding)));
-    bindings
-        .map(|(vhost, binding)| (Arc::clone(vhost.name()), Arc::clone(&binding.source)))
-        .collect()
+    let bindings =
+        meta.topology().vhosts().flat_map(|vhost| vhost.bindings().map(move |binding| (vhost, binding)));
+    bindings.map(|(vhost, binding)| (Arc::clone(vhost.name()), Arc::clone(&binding.source))).collect()
 }
 
 fn is_idempotent(change: &Change) -> bool {
     !matches!(change, Change::DeleteVhost { .. } | Change::DeleteUser { .. })
 }
 
-type State = (
-    Vec<Arc<Exchange>>,
-    Vec<Arc<Queue>>,
-    Vec<(Arc<str>, Arc<Binding>)>,
-    Vec<String>,
-);
+type State = (Vec<Arc<Exchange>>, Vec<Arc<Queue>>, Vec<(Arc<str>, Arc<Binding>)>, Vec<String>);
 
 fn state(meta: &Meta, keep: impl Fn(&Vhost, &Binding) -> bool, durable_only: bool) -> State {
     let topology = meta.topology();
-    let exchanges = topology
-        .vhosts()
-        .flat_map(Vhost::exchanges)
-        .filter(|it| it.durable || !durable_only);
+    let exchanges = topology.vhosts().flat_map(Vhost::exchanges).filter(|it| it.durable || !durable_only);
     let queues = topology.queues().filter(|queue| queue.durable || !durable_only);
     let mut bindings = Vec::new();
     for vhost in topology.vhosts() {
@@ -304,12 +252,7 @@ fn state(meta: &Meta, keep: impl Fn(&Vhost, &Binding) -> bool, durable_only: boo
         let permissions: Vec<_> = topology.access().permissions(&user.name).collect();
         format!("{user:?} {permissions:?}")
     });
-    (
-        exchanges.cloned().collect(),
-        queues.cloned().collect(),
-        bindings,
-        names.chain(users).collect(),
-    )
+    (exchanges.cloned().collect(), queues.cloned().collect(), bindings, names.chain(users).collect())
 }
 
 fn durable(meta: &Meta) -> State {

@@ -6,10 +6,7 @@ use super::*;
 
 #[test]
 fn auto_delete_exchanges_go_with_their_last_binding_and_take_others_along() {
-    let auto = |name| DeclareExchange {
-        auto_delete: true,
-        ..exchange(name, ExchangeKind::Fanout)
-    };
+    let auto = |name| DeclareExchange { auto_delete: true, ..exchange(name, ExchangeKind::Fanout) };
     let mut story = Story::with([
         Change::DeclareExchange(auto("first")),
         Change::DeclareExchange(auto("second")),
@@ -32,10 +29,7 @@ fn auto_delete_exchanges_go_with_their_last_binding_and_take_others_along() {
 
 #[test]
 fn exchanges_bound_in_a_circle_go_together() {
-    let auto = |name| DeclareExchange {
-        auto_delete: true,
-        ..exchange(name, ExchangeKind::Fanout)
-    };
+    let auto = |name| DeclareExchange { auto_delete: true, ..exchange(name, ExchangeKind::Fanout) };
     let mut story = Story::with([
         Change::DeclareExchange(auto("a")),
         Change::DeclareExchange(auto("b")),
@@ -54,14 +48,8 @@ fn exchanges_bound_in_a_circle_go_together() {
 
 #[test]
 fn bindings_are_durable_if_both_ends_are() {
-    let durable_queue = DeclareQueue {
-        durable: true,
-        ..queue("durable")
-    };
-    let before = [
-        Change::DeclareQueue(durable_queue),
-        Change::DeclareQueue(queue("transient")),
-    ];
+    let durable_queue = DeclareQueue { durable: true, ..queue("durable") };
+    let before = [Change::DeclareQueue(durable_queue), Change::DeclareQueue(queue("transient"))];
     let asked = [
         to_queue("amq.fanout", "", "durable"),
         to_queue("amq.fanout", "", "durable"),
@@ -86,10 +74,7 @@ fn bindings_are_durable_if_both_ends_are() {
 fn headers_exchanges_check_x_match() {
     let with = |exchange: &str, fields: &dyn Fn(TableBuilder) -> TableBuilder| {
         let binding = binding(exchange, "", Destination::Queue("q".into()));
-        bind(Binding {
-            arguments: arguments(fields),
-            ..binding
-        })
+        bind(Binding { arguments: arguments(fields), ..binding })
     };
     let asked = [
         with("amq.headers", &|table| table.with("x-match", "foo")),
@@ -114,10 +99,7 @@ fn headers_exchanges_check_x_match() {
 #[test]
 fn messages_find_their_queues() {
     let alternate = arguments(|table| table.with("alternate-exchange", "amq.fanout"));
-    let with_alternate = DeclareExchange {
-        arguments: alternate,
-        ..exchange("alt", ExchangeKind::Direct)
-    };
+    let with_alternate = DeclareExchange { arguments: alternate, ..exchange("alt", ExchangeKind::Direct) };
     let headers = Binding {
         arguments: arguments(|table| table.with("a", 1i32)),
         ..binding("amq.headers", "", Destination::Queue("headers".into()))
@@ -156,11 +138,8 @@ fn messages_find_their_queues() {
         ("amq.headers", ""),
         ("loop", "x"),
     ] {
-        let cached = if story.meta.topology().routes_by_headers("/", exchange) {
-            " (by headers)"
-        } else {
-            ""
-        };
+        let cached =
+            if story.meta.topology().routes_by_headers("/", exchange) { " (by headers)" } else { "" };
         text += &format!("{exchange} {key}: {}{cached}\n", story.routes(exchange, key));
     }
     expect![[r#"
@@ -188,29 +167,13 @@ fn routing_adds_to_what_is_there_once() {
     story.tell(to_queue("amq.direct", "x", "b"));
     let mut targets = Vec::new();
     for key in ["b", "a", "b"] {
-        story
-            .meta
-            .topology()
-            .route("/", "", key, None, &mut targets)
-            .unwrap();
+        story.meta.topology().route("/", "", key, None, &mut targets).unwrap();
     }
-    story
-        .meta
-        .topology()
-        .route("/", "amq.direct", "x", None, &mut targets)
-        .unwrap();
+    story.meta.topology().route("/", "amq.direct", "x", None, &mut targets).unwrap();
     assert_eq!(targets, [QueueId(0), QueueId(1)]);
     let topology = story.meta.topology();
     let missing = topology.route("/", "nope", "x", None, &mut targets).unwrap_err();
-    assert_eq!(
-        (missing.amqp_code().value(), &*missing.text),
-        (404, "no exchange 'nope' in vhost '/'")
-    );
-    let missing = topology
-        .route("nowhere", "", "x", None, &mut targets)
-        .unwrap_err();
-    assert_eq!(
-        (missing.amqp_code().value(), &*missing.text),
-        (530, "vhost nowhere not found")
-    );
+    assert_eq!((missing.amqp_code().value(), &*missing.text), (404, "no exchange 'nope' in vhost '/'"));
+    let missing = topology.route("nowhere", "", "x", None, &mut targets).unwrap_err();
+    assert_eq!((missing.amqp_code().value(), &*missing.text), (530, "vhost nowhere not found"));
 }
