@@ -20,6 +20,12 @@ const HEAD: usize = 6;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     bytes: Bytes,
+    shape: Shape,
+}
+
+/// Where the parts of an encoded message lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
     route_len: u16,
     properties_len: u32,
 }
@@ -44,12 +50,13 @@ impl Parts<'_> {
     }
 
     /// Appends the message to `out`. Names longer than 255 bytes cannot come from a short string.
-    pub fn encode(&self, out: &mut BytesMut) {
+    pub fn encode(&self, out: &mut BytesMut) -> Shape {
         let exchange_len = u8::try_from(self.exchange.len()).expect("an exchange name was a short string");
         let key_len = u8::try_from(self.routing_key.len()).expect("a routing key was a short string");
         let properties_len = u32::try_from(self.properties.len()).expect("properties came in one frame");
         out.reserve(self.encoded_len());
-        out.put_u16(2 + u16::from(exchange_len) + u16::from(key_len));
+        let route_len = 2 + u16::from(exchange_len) + u16::from(key_len);
+        out.put_u16(route_len);
         out.put_u32(properties_len);
         out.put_u8(exchange_len);
         out.put_slice(self.exchange.as_bytes());
@@ -57,13 +64,14 @@ impl Parts<'_> {
         out.put_slice(self.routing_key.as_bytes());
         out.put_slice(self.properties);
         out.put_slice(self.body);
+        Shape { route_len, properties_len }
     }
 
     /// The message in a buffer of its own.
     pub fn to_message(&self) -> Message {
         let mut out = BytesMut::with_capacity(self.encoded_len());
-        self.encode(&mut out);
-        Message::decode(out.freeze()).expect("what was just encoded decodes")
+        let shape = self.encode(&mut out);
+        Message::encoded(out.freeze(), shape)
     }
 }
 
@@ -72,7 +80,7 @@ impl Message {
     pub fn decode(bytes: Bytes) -> Option<Message> {
         let route_len = u16::from_be_bytes(*bytes.first_chunk()?);
         let properties_len = u32::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
-        let message = Message { bytes, route_len, properties_len };
+        let message = Message { bytes, shape: Shape { route_len, properties_len } };
         let body_at =
             HEAD.checked_add(usize::from(route_len))?.checked_add(usize::try_from(properties_len).ok()?)?;
         if body_at > message.bytes.len() {
@@ -84,6 +92,13 @@ impl Message {
             && std::str::from_utf8(exchange).is_ok()
             && std::str::from_utf8(routing_key).is_ok();
         well_formed.then_some(message)
+    }
+
+    /// The message that [`Parts::encode`] put into `bytes`, whose shape it said.
+    pub fn encoded(bytes: Bytes, shape: Shape) -> Message {
+        let message = Message { bytes, shape };
+        debug_assert_eq!(Message::decode(message.bytes.clone()).as_ref(), Some(&message));
+        message
     }
 
     /// The whole encoded message, as it goes to the log.
@@ -122,11 +137,11 @@ impl Message {
     }
 
     fn properties_at(&self) -> usize {
-        HEAD + usize::from(self.route_len)
+        HEAD + usize::from(self.shape.route_len)
     }
 
     fn body_at(&self) -> usize {
-        self.properties_at() + self.properties_len as usize
+        self.properties_at() + self.shape.properties_len as usize
     }
 
     fn names(&self) -> (&str, &str) {

@@ -8,6 +8,7 @@ mod consumer;
 pub use consumer::Subscription;
 pub(crate) use consumer::{Consumer, Consumers, Place};
 
+use crate::id::QueueId;
 use crate::message::Message;
 use crate::record::Position;
 use crate::sequence::Sequence;
@@ -70,6 +71,8 @@ pub(crate) struct Queue {
     pub(crate) consumers: Consumers,
     /// Being deleted: it takes no more requests.
     pub(crate) closing: bool,
+    /// It is in its shard's list of queues to look at.
+    pub(crate) touched: bool,
     ready: Sequence<Entry>,
     unacked: Sequence<Unacked>,
     next_sequence: u64,
@@ -86,12 +89,21 @@ impl Queue {
             options,
             consumers: Consumers::default(),
             closing: false,
+            touched: false,
             ready: Sequence::default(),
             unacked: Sequence::default(),
             next_sequence: 1,
             delivered: 0,
             delivered_logged: 0,
             settled: Vec::new(),
+        }
+    }
+
+    /// Puts the queue, whose number is `id`, into the list of queues to look at, once.
+    pub(crate) fn touch(&mut self, list: &mut Vec<QueueId>, id: QueueId) {
+        if !self.touched {
+            self.touched = true;
+            list.push(id);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::record::{self, Log};
 impl Shard {
     /// Hands out what waits in a queue to consumers that can take it.
     pub(super) fn dispatch(&mut self, id: QueueId) {
-        let Shard { queues, outbox, live_bytes, message_bytes, .. } = self;
+        let Shard { queues, outbox, usage, .. } = self;
         let Some(queue) = queues.get_mut(&id).filter(|queue| !queue.closing) else {
             return;
         };
@@ -22,8 +22,7 @@ impl Shard {
                 let Some((sequence, entry)) = queue.take() else {
                     return;
                 };
-                *live_bytes -= u64::from(entry.stored.map_or(0, |stored| stored.share));
-                *message_bytes -= entry.message.size() as u64;
+                usage.remove(&entry);
                 let Entry { message, redelivered, .. } = entry;
                 Delivery { consumer: number, queue: id, sequence, redelivered, message }
             } else {
@@ -66,7 +65,7 @@ impl Shard {
                 continue;
             };
             if let Some(entry) = queue.settle(connection, *sequence) {
-                self.forget_entry(&entry);
+                self.usage.remove(&entry);
                 self.touch(*id);
             }
         }
@@ -83,12 +82,6 @@ impl Shard {
         }
     }
 
-    /// An entry has left its queue.
-    pub(super) fn forget_entry(&mut self, entry: &Entry) {
-        self.live_bytes -= u64::from(entry.stored.map_or(0, |stored| stored.share));
-        self.message_bytes -= entry.message.size() as u64;
-    }
-
     pub(super) fn written(&mut self, from: ConnectionId, bytes: usize) {
         if let Some(place) = self.outbox.find(from)
             && self.outbox.written(place, bytes)
@@ -99,12 +92,9 @@ impl Shard {
 
     /// Looks again at every queue where a connection takes part.
     pub(super) fn touch_queues_of(&mut self, connection: ConnectionId) {
-        let Some(place) = self.outbox.find(connection) else {
-            return;
-        };
-        if let Some(connection) = self.outbox.get_mut(place) {
-            self.touched.extend(connection.queues.iter());
-        }
+        let Some(place) = self.outbox.find(connection) else { return };
+        let queues = self.outbox.get_mut(place).map(|connection| connection.queues.clone());
+        queues.into_iter().flatten().for_each(|queue| self.touch(queue));
     }
 
     /// A channel, or with `None` the whole connection, has ended.
@@ -153,11 +143,5 @@ impl Shard {
             self.notices.push_back(Notice::Unused(id));
         }
         unused
-    }
-
-    pub(super) fn touch(&mut self, id: QueueId) {
-        if self.touched.last() != Some(&id) {
-            self.touched.push(id);
-        }
     }
 }

@@ -14,9 +14,12 @@ mod outbox;
 mod publish;
 mod recovery;
 mod request;
+mod usage;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::error::Error;
 use crate::id::{ConnectionId, QueueId};
@@ -25,6 +28,7 @@ use crate::queue::{Options, Queue, Subscription};
 use crate::record::{Log, Position};
 pub use outbox::DELIVERY_OVERHEAD;
 use outbox::Outbox;
+use usage::Usage;
 
 /// Messages that a session read in one go and that go to queues of one shard.
 #[derive(Clone, Debug, Default)]
@@ -173,16 +177,14 @@ pub enum Notice {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Shard {
-    queues: HashMap<QueueId, Queue>,
+    queues: FxHashMap<QueueId, Queue>,
     outbox: Outbox,
     notices: VecDeque<Notice>,
     /// Queues to look at when the round ends.
     touched: Vec<QueueId>,
     /// Cancels of the last consumer of an auto-delete queue: answered when the queue is gone.
     waiting_for_drop: Vec<(QueueId, ConnectionId, u64)>,
-    /// Bytes of log records whose messages are still in a queue.
-    live_bytes: u64,
-    message_bytes: u64,
+    usage: Usage,
     last_append: Option<Position>,
     committed: Position,
     scratch: Vec<u8>,
@@ -198,10 +200,7 @@ impl Shard {
     /// A queue is deleted: its messages go, its consumers are told.
     pub fn drop_queue(&mut self, queue: QueueId) {
         if let Some(dropped) = self.queues.remove(&queue) {
-            for (_, entry) in dropped.entries() {
-                self.live_bytes -= u64::from(entry.stored.map_or(0, |stored| stored.share));
-                self.message_bytes -= entry.message.size() as u64;
-            }
+            dropped.entries().for_each(|(_, entry)| self.usage.remove(entry));
             for (_, consumer) in dropped.consumers.iter() {
                 self.outbox.push_at(consumer.connection, Effect::Cancelled(consumer.subscription.consumer));
             }
@@ -229,11 +228,12 @@ impl Shard {
     /// Ends a round: makes deliveries, and logs what the round settled.
     pub fn finish_round(&mut self, log: &mut impl Log) {
         let mut touched = std::mem::take(&mut self.touched);
-        touched.sort_unstable();
-        touched.dedup();
-        for queue in touched.drain(..) {
-            self.dispatch(queue);
-            self.log_outcomes(queue, log);
+        for id in touched.drain(..) {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.touched = false;
+            }
+            self.dispatch(id);
+            self.log_outcomes(id, log);
         }
         self.touched = touched;
     }
@@ -261,22 +261,20 @@ impl Shard {
 
     /// Bytes of messages in memory, waiting and unacked.
     pub fn message_bytes(&self) -> u64 {
-        self.message_bytes
+        self.usage.memory
     }
 
     /// Bytes of the log that hold messages still in a queue.
     pub fn live_bytes(&self) -> u64 {
-        self.live_bytes
+        self.usage.log
     }
 
     /// Panics where an invariant does not hold, or where a message waits though a consumer could take it. Slow: for
     /// tests, between rounds.
     pub fn check(&self) {
-        let entries = || self.queues.values().flat_map(Queue::entries);
-        let live: u64 = entries().map(|(_, entry)| u64::from(entry.stored.map_or(0, |s| s.share))).sum();
-        assert_eq!(self.live_bytes, live, "live bytes");
-        let bytes: u64 = entries().map(|(_, entry)| entry.message.size() as u64).sum();
-        assert_eq!(self.message_bytes, bytes, "message bytes");
+        let mut usage = Usage::default();
+        self.queues.values().flat_map(Queue::entries).for_each(|(_, entry)| usage.add(entry));
+        assert_eq!(self.usage, usage, "what all entries take");
         for queue in self.queues.values() {
             queue.check();
             let free = queue.consumers.anyone_free(|connection| self.outbox.is_writable(connection));
@@ -284,6 +282,13 @@ impl Shard {
             assert!(!stuck, "{}: a message waits though a consumer could take it", queue.options.label);
         }
         self.outbox.check();
+    }
+
+    /// Has a queue looked at when the round ends.
+    fn touch(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.touch(&mut self.touched, id);
+        }
     }
 
     fn append_at(&mut self, position: Position) {

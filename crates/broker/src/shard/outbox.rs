@@ -1,7 +1,8 @@
 //! What goes to connections: gathered per connection, and held back until the log has committed what it rests on.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
+use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use super::Effect;
@@ -28,7 +29,7 @@ pub(super) struct Connection {
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     connections: Slab<Connection>,
-    places: HashMap<ConnectionId, usize>,
+    places: FxHashMap<ConnectionId, usize>,
     /// Places of connections that have effects.
     ready: VecDeque<usize>,
     /// Effects that wait for the log, by position.

@@ -45,61 +45,68 @@ impl Shard {
 
     /// Puts a message into the queues of its route; the position of its record, if it needed one.
     fn enqueue(&mut self, publish: Publish, route: &[QueueId], log: &mut impl Log) -> Option<Position> {
+        if let [id] = route {
+            return self.enqueue_one(publish, *id, log);
+        }
+        let chunks = route.chunks(RECORD_QUEUES_MAX);
+        chunks.fold(None, |last, route| self.enqueue_many(&publish, route, log).or(last))
+    }
+
+    fn enqueue_one(&mut self, publish: Publish, id: QueueId, log: &mut impl Log) -> Option<Position> {
         let Publish { message, persistent, .. } = publish;
-        let mut stored_at = None;
-        for route in route.chunks(RECORD_QUEUES_MAX) {
-            let mut targets = std::mem::take(&mut self.targets);
-            targets.clear();
-            if persistent {
-                targets.extend(route.iter().filter_map(|id| {
-                    let queue = self.queues.get_mut(id).filter(|queue| queue.options.durable)?;
-                    Some((*id, queue.take_sequence()))
-                }));
-            }
-            if !targets.is_empty() {
-                let position = record::append_enqueue(log, &mut self.scratch, &targets, &message);
-                let stored = Stored { position, share: share(targets.len(), &message) };
-                self.append_at(position);
-                stored_at = Some(position);
-                for (id, sequence) in &targets {
-                    self.place_entry(
-                        *id,
-                        *sequence,
-                        Entry { message: message.clone(), stored: Some(stored), redelivered: false },
-                    );
-                }
-            }
-            for id in route {
-                let Some(queue) = self.queues.get_mut(id) else {
-                    continue;
-                };
-                if persistent && queue.options.durable {
-                    continue;
-                }
-                let sequence = queue.take_sequence();
-                self.place_entry(
+        let queue = self.queues.get_mut(&id)?;
+        let sequence = queue.take_sequence();
+        let mut position = None;
+        if persistent && queue.options.durable {
+            position = Some(record::append_enqueue(log, &mut self.scratch, &[(id, sequence)], &message));
+        }
+        let stored = position.map(|position| Stored { position, share: share(1, &message) });
+        let entry = Entry { message, stored, redelivered: false };
+        self.usage.add(&entry);
+        queue.enqueue(sequence, entry);
+        queue.touch(&mut self.touched, id);
+        self.last_append = position.or(self.last_append);
+        position
+    }
+
+    /// One record for all queues that keep it.
+    fn enqueue_many(&mut self, publish: &Publish, route: &[QueueId], log: &mut impl Log) -> Option<Position> {
+        let Publish { message, persistent, .. } = publish;
+        let mut targets = std::mem::take(&mut self.targets);
+        targets.clear();
+        for id in route {
+            let Some(queue) = self.queues.get_mut(id) else { continue };
+            let sequence = queue.take_sequence();
+            if *persistent && queue.options.durable {
+                targets.push((*id, sequence));
+            } else {
+                self.place(
                     *id,
                     sequence,
                     Entry { message: message.clone(), stored: None, redelivered: false },
                 );
             }
-            self.targets = targets;
         }
-        stored_at
+        let mut position = None;
+        if !targets.is_empty() {
+            let at = record::append_enqueue(log, &mut self.scratch, &targets, message);
+            position = Some(at);
+            self.append_at(at);
+            let stored = Some(Stored { position: at, share: share(targets.len(), message) });
+            for (id, sequence) in &targets {
+                self.place(*id, *sequence, Entry { message: message.clone(), stored, redelivered: false });
+            }
+        }
+        self.targets = targets;
+        position
     }
 
-    /// Puts an entry into its queue: the one way in, live and in recovery.
-    pub(super) fn place_entry(&mut self, id: QueueId, sequence: u64, entry: Entry) {
-        let Some(queue) = self.queues.get_mut(&id) else {
-            return;
-        };
-        self.live_bytes += u64::from(entry.stored.map_or(0, |stored| stored.share));
-        self.message_bytes += entry.message.size() as u64;
-        queue.saw_sequence(sequence);
+    /// Puts an entry into its queue.
+    pub(super) fn place(&mut self, id: QueueId, sequence: u64, entry: Entry) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        self.usage.add(&entry);
         queue.enqueue(sequence, entry);
-        if self.touched.last() != Some(&id) {
-            self.touched.push(id);
-        }
+        queue.touch(&mut self.touched, id);
     }
 
     fn confirm(&mut self, to: ConnectionId, run: Option<Confirmable>) {

@@ -18,11 +18,7 @@ impl Shard {
                 let stored = Some(Stored { position, share: share(targets.len(), &message) });
                 for (id, sequence) in targets {
                     self.recover_one(id, sequence);
-                    self.place_entry(
-                        id,
-                        sequence,
-                        Entry { message: message.clone(), stored, redelivered: false },
-                    );
+                    self.place(id, sequence, Entry { message: message.clone(), stored, redelivered: false });
                 }
             }
             Record::Settle { queue, spans } => {
@@ -48,7 +44,7 @@ impl Shard {
         };
         queue.saw_sequence(sequence);
         if let Some(entry) = queue.forget(sequence) {
-            self.forget_entry(&entry);
+            self.usage.remove(&entry);
         }
     }
 
@@ -81,12 +77,13 @@ impl Shard {
         }
         for (id, queue) in &mut self.queues {
             for (sequence, entry) in queue.entries_mut() {
-                let Some(old) = entry.stored.filter(|stored| stored.position < end) else {
+                if entry.stored.is_none_or(|stored| stored.position >= end) {
                     continue;
-                };
+                }
                 let new = moved[&(*id, sequence)];
-                self.live_bytes = self.live_bytes - u64::from(old.share) + u64::from(new.share);
+                self.usage.remove(entry);
                 entry.stored = Some(new);
+                self.usage.add(entry);
             }
             let flags_matter = queue.ready_len() + queue.unacked_len() > 0;
             if flags_matter && queue.delivered_logged() > 0 {

@@ -92,7 +92,7 @@ impl Shard {
             return Ok(Reply::Got(None, ready));
         };
         if no_ack {
-            self.forget_entry(&entry);
+            self.usage.remove(&entry);
         } else {
             self.takes_part(connection, id);
         }
@@ -110,7 +110,7 @@ impl Shard {
     fn purge(&mut self, id: QueueId, log: &mut impl Log) -> Result<usize, Error> {
         let entries = self.open_queue(id)?.purge();
         for entry in &entries {
-            self.forget_entry(entry);
+            self.usage.remove(entry);
         }
         self.log_outcomes(id, log);
         Ok(entries.len())

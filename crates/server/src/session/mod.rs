@@ -20,7 +20,6 @@ mod reply_to;
 mod routes;
 mod tx;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use amqp::error::Error;
@@ -31,6 +30,7 @@ use broker::id::{ConnectionId, QueueId};
 use broker::meta::Change;
 use broker::shard::{Command, Effect, Request};
 use broker::topology::Topology;
+use rustc_hash::FxHashMap;
 
 use crate::shard::Mail;
 use answers::Awaited;
@@ -59,9 +59,9 @@ pub(crate) struct Identity {
 pub(crate) struct Session {
     identity: Identity,
     topology: Topology,
-    channels: HashMap<u16, Channel>,
+    channels: FxHashMap<u16, Channel>,
     /// By the number under which shards know them.
-    consumers: HashMap<u32, Consumer>,
+    consumers: FxHashMap<u32, Consumer>,
     next_consumer: u32,
     routes: Routes,
     outgoing: Outgoing,
@@ -69,7 +69,7 @@ pub(crate) struct Session {
     awaited: Option<(u64, Awaited)>,
     next_token: u64,
     /// Channels in confirm mode, by the number under which shards know them: a channel's own number is used again.
-    publishers: HashMap<u32, u16>,
+    publishers: FxHashMap<u32, u16>,
     next_publisher: u32,
     /// Channels with news for their publishers.
     confirmed: Vec<u16>,
@@ -85,14 +85,14 @@ impl Session {
         Session {
             identity,
             topology,
-            channels: HashMap::new(),
-            consumers: HashMap::new(),
+            channels: FxHashMap::default(),
+            consumers: FxHashMap::default(),
             next_consumer: 1,
             routes: Routes::default(),
             outgoing: Outgoing::new(shards),
             awaited: None,
             next_token: 1,
-            publishers: HashMap::new(),
+            publishers: FxHashMap::default(),
             next_publisher: 1,
             confirmed: Vec::new(),
             changes: Vec::new(),

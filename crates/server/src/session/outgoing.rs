@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use broker::id::QueueId;
-use broker::message::{Message, Parts};
+use broker::message::{Message, Parts, Shape};
 use broker::shard::{Batch, Command, Publish};
 use bytes::BytesMut;
 
 /// Written bytes of deliveries that are not yet reported; a quarter of what a shard lets be unwritten.
 const REPORT_BYTES: usize = 256 << 10;
+
+/// Places for messages that a session keeps between reads.
+const IDLE_DRAFTS_MAX: usize = 64;
 
 /// One command for a shard.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub(crate) type Route = Arc<[(usize, Arc<[QueueId]>)]>;
 #[derive(Clone, Copy, Debug)]
 struct Draft {
     len: usize,
+    shape: Shape,
     /// Place in `Outgoing::routes`.
     route: usize,
     persistent: bool,
@@ -45,12 +49,30 @@ struct Parcel {
     known: bool,
 }
 
+impl Parcel {
+    fn add(&mut self, message: Message, queues: &Arc<[QueueId]>, draft: Draft, expected: usize) {
+        self.known = true;
+        self.bytes += draft.len;
+        let Batch { routes, messages } = &mut self.batch;
+        if !routes.last().is_some_and(|last| Arc::ptr_eq(last, queues)) {
+            routes.push(Arc::clone(queues));
+        }
+        if messages.capacity() == 0 {
+            messages.reserve(expected);
+        }
+        let Draft { persistent, confirm, .. } = draft;
+        messages.push(Publish { message, persistent, route: routes.len() - 1, confirm });
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Outgoing {
     shards: usize,
     /// Empty until something is sent.
     parcels: Vec<Parcel>,
     buffer: BytesMut,
+    /// How large the buffer became in the last round.
+    size_hint: usize,
     drafts: Vec<Draft>,
     routes: Vec<Route>,
     posts: Vec<Post>,
@@ -59,7 +81,15 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub(super) fn new(shards: usize) -> Outgoing {
         let (buffer, drafts) = (BytesMut::new(), Vec::new());
-        Outgoing { shards, parcels: Vec::new(), buffer, drafts, routes: Vec::new(), posts: Vec::new() }
+        Outgoing {
+            shards,
+            parcels: Vec::new(),
+            size_hint: 0,
+            buffer,
+            drafts,
+            routes: Vec::new(),
+            posts: Vec::new(),
+        }
     }
 
     /// The shard that owns a queue.
@@ -88,12 +118,15 @@ impl Outgoing {
         persistent: bool,
         confirm: Option<(u32, u64)>,
     ) {
-        parts.encode(&mut self.buffer);
+        if self.buffer.capacity() == 0 {
+            self.buffer.reserve(self.size_hint.max(parts.encoded_len()));
+        }
+        let shape = parts.encode(&mut self.buffer);
         if !self.routes.last().is_some_and(|last| Arc::ptr_eq(last, route)) {
             self.routes.push(Arc::clone(route));
         }
         let (len, route) = (parts.encoded_len(), self.routes.len() - 1);
-        self.drafts.push(Draft { len, route, persistent, confirm });
+        self.drafts.push(Draft { len, shape, route, persistent, confirm });
     }
 
     pub(super) fn settle(&mut self, queue: QueueId, sequence: u64) {
@@ -171,24 +204,24 @@ impl Outgoing {
         if self.drafts.is_empty() {
             return;
         }
-        let mut bytes = self.buffer.split().freeze();
+        self.size_hint = self.buffer.len();
+        // The whole buffer goes, so that the session and the shards do not count references to the same one.
+        let mut bytes = std::mem::take(&mut self.buffer).freeze();
+        let mut drafts = std::mem::take(&mut self.drafts);
         let routes = std::mem::take(&mut self.routes);
-        for draft in std::mem::take(&mut self.drafts) {
-            let encoded = bytes.split_to(draft.len);
-            let message = Message::decode(encoded).expect("this session has just encoded it");
+        let count = drafts.len();
+        for draft in drafts.drain(..) {
+            let message = Message::encoded(bytes.split_to(draft.len), draft.shape);
+            if let [(shard, queues)] = &*routes[draft.route] {
+                self.parcel(*shard).add(message, queues, draft, count);
+                continue;
+            }
             for (shard, queues) in &*routes[draft.route] {
-                let parcel = self.parcel(*shard);
-                parcel.known = true;
-                parcel.bytes += draft.len;
-                let batch = &mut parcel.batch;
-                if !batch.routes.last().is_some_and(|last| Arc::ptr_eq(last, queues)) {
-                    batch.routes.push(Arc::clone(queues));
-                }
-                let Draft { persistent, confirm, .. } = draft;
-                let route = batch.routes.len() - 1;
-                batch.messages.push(Publish { message: message.clone(), persistent, route, confirm });
+                self.parcel(*shard).add(message.clone(), queues, draft, count);
             }
         }
+        drafts.shrink_to(IDLE_DRAFTS_MAX);
+        self.drafts = drafts;
     }
 
     fn parcel_of(&mut self, queue: QueueId) -> &mut Parcel {
