@@ -222,6 +222,7 @@ impl World {
         self.take_effects(false);
         self.shard.committed(self.journal.end);
         self.take_effects(true);
+        assert!(self.confirms.values().all(BTreeSet::is_empty), "all that is committed is confirmed");
     }
 
     fn take_effects(&mut self, committed: bool) {

@@ -103,6 +103,8 @@ impl Outbox {
             self.held.back().is_none_or(|(last, _, _)| *last <= position),
             "held in the order of the log"
         );
+        // Known from now on, so that it is found when the log has committed.
+        self.place(id);
         self.held.push_back((position, id, effect));
     }
 

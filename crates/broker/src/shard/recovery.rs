@@ -51,7 +51,6 @@ impl Shard {
     /// All records are applied.
     pub fn recovered(&mut self) {
         self.queues.values_mut().for_each(Queue::flag_redelivered);
-        self.touched.clear();
     }
 
     /// Copies every record that lies before `end` and still matters to the end of the log, so that the log can be cut
