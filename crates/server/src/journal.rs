@@ -3,6 +3,7 @@
 //! Rounds are handed over and the thread takes all that has gathered: it writes them, syncs once, and reports. So while
 //! one sync runs the next group forms, and an idle broker syncs at once.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -101,7 +102,10 @@ enum Unsynced {
 
 impl<D: Disk, R: Fn(Progress)> Writer<D, R> {
     fn run(mut self, inbox: &Receiver<Order>) {
-        if let Err(error) = self.work(inbox) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.work(inbox)));
+        let panicked =
+            || store::Error::new(store::Kind::Disk, "the journal thread has panicked: please report this");
+        if let Err(error) = outcome.unwrap_or_else(|_| Err(panicked())) {
             (self.report)(Progress::Failed(error));
         }
     }

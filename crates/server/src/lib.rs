@@ -87,6 +87,20 @@ impl Fatal {
     }
 }
 
+/// Runs the task of an owner of state. Without it nothing works, so its panic stops the server.
+pub(crate) fn spawn_owner(
+    name: String,
+    fatal: Fatal,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    let task = tokio::spawn(task);
+    tokio::spawn(async move {
+        if task.await.is_err() {
+            fatal.report(Failure(format!("the task {name} has panicked: please report this")));
+        }
+    })
+}
+
 /// What every connection needs.
 pub(crate) struct Shared {
     config: Config,

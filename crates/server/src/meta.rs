@@ -107,6 +107,7 @@ impl Recovered {
             }
         })?;
         let (publisher, topology) = watch::channel(self.meta.topology().clone());
+        let owner = fatal.clone();
         let mut task = Task {
             meta: self.meta,
             tail: Tail::new(self.next),
@@ -120,7 +121,7 @@ impl Recovered {
             fatal,
         };
         task.compact(self.bytes);
-        Ok((Handle { inbox, topology }, tokio::spawn(task.run())))
+        Ok((Handle { inbox, topology }, crate::spawn_owner("meta".to_owned(), owner, task.run())))
     }
 }
 

@@ -19,7 +19,8 @@ use crate::recovery;
 use crate::{Failure, Fatal};
 
 /// Bytes of messages that may be on their way from sessions to one shard. When they are taken, sockets are not read.
-const INBOX_BYTES_MAX: usize = 64 << 20;
+/// Few, since whatever a consumer says waits behind them: this much is handled in some ten milliseconds.
+const INBOX_BYTES_MAX: usize = 2 << 20;
 
 /// Bytes that may wait for the disk before a shard stops taking commands.
 const UNSYNCED_MAX: u64 = 64 << 20;
@@ -148,6 +149,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         permits: Arc::new(Semaphore::new(INBOX_BYTES_MAX)),
         message_bytes: Arc::clone(&message_bytes),
     };
+    let fatal = start.fatal.clone();
     let task = Task {
         number: handle.number,
         ledger,
@@ -159,7 +161,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         message_bytes,
         fatal: start.fatal,
     };
-    Ok((handle, tokio::spawn(task.run())))
+    Ok((handle, crate::spawn_owner(name, fatal, task.run())))
 }
 
 struct Task {

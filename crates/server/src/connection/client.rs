@@ -112,7 +112,9 @@ impl Client {
 
     /// Whether the socket can be closed.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Over) || (self.protocol.is_closed() && self.output.is_empty())
+        // What was read is handed over, even if the client did not wait to see it.
+        let gone = matches!(self.stage, Stage::Over) || (self.protocol.is_closed() && self.output.is_empty());
+        gone && self.posts.is_empty()
     }
 
     /// Whether what arrives can be understood now: no alarm, no answer and no room to wait for.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use amqp::error::Error;
 use amqp::method::{Method, basic, exchange, queue, tx};
+use broker::error::Kind;
 use broker::id::QueueId;
 use broker::meta;
 use broker::meta::Change;
@@ -166,7 +167,14 @@ impl Session {
         if let Awaited::Consume { consumer, .. } = awaited {
             self.forget_consumer(*consumer);
         }
-        (awaited.channel(), blame(refused(error), awaited.method()))
+        let error = match awaited {
+            // A queue can go between the look-up and the answer; its shard does not know a reply queue's address.
+            Awaited::Counts { queue, .. } if error.kind == Kind::NotFound => {
+                Error::not_found(format!("no queue '{queue}' in vhost '{}'", self.identity.vhost))
+            }
+            _ => refused(error),
+        };
+        (awaited.channel(), blame(error, awaited.method()))
     }
 
     /// The meta task answers.

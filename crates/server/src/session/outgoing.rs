@@ -10,6 +10,9 @@ use bytes::BytesMut;
 /// Written bytes of deliveries that are not yet reported; a quarter of what a shard lets be unwritten.
 const REPORT_BYTES: usize = 256 << 10;
 
+/// What a message counts on its way to a shard beside its encoded bytes.
+const MESSAGE_OVERHEAD: usize = 128;
+
 /// Places for messages that a session keeps between reads.
 const IDLE_DRAFTS_MAX: usize = 64;
 
@@ -52,7 +55,7 @@ struct Parcel {
 impl Parcel {
     fn add(&mut self, message: Message, queues: &Arc<[QueueId]>, draft: Draft, expected: usize) {
         self.known = true;
-        self.bytes += draft.len;
+        self.bytes += draft.len + MESSAGE_OVERHEAD;
         let Batch { routes, messages } = &mut self.batch;
         if !routes.last().is_some_and(|last| Arc::ptr_eq(last, queues)) {
             routes.push(Arc::clone(queues));
