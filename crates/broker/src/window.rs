@@ -17,13 +17,23 @@ struct Counts {
     taken: AtomicU32,
 }
 
+/// More than any limit.
+const CLOSED: u32 = u32::MAX;
+
 impl Window {
     /// Sets the limit (0: none) at a moment when `unacked` messages are out.
     pub fn set_limit(&self, limit: u32, unacked: u32) {
-        if self.0.limit.load(Ordering::Relaxed) == 0 {
+        if self.0.limit.load(Ordering::Relaxed) == 0 || self.0.taken.load(Ordering::Relaxed) == CLOSED {
             self.0.taken.store(unacked, Ordering::Relaxed);
         }
         self.0.limit.store(limit, Ordering::Release);
+    }
+
+    /// Has nothing more taken until a limit is set. What is taken without a limit is not counted, and some of it can be
+    /// on its way to the session: it has to arrive there before anybody can count.
+    pub fn close(&self) {
+        self.0.taken.store(CLOSED, Ordering::Relaxed);
+        self.0.limit.store(1, Ordering::Release);
     }
 
     /// Whether there is a limit.
@@ -42,7 +52,7 @@ impl Window {
         if limit == 0 {
             return true;
         }
-        let more = |taken: u32| (taken < limit).then_some(taken + 1);
+        let more = |taken: u32| (taken < limit).then(|| taken + 1);
         self.0.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok()
     }
 
@@ -71,5 +81,15 @@ mod tests {
         assert_eq!([window.take(), window.take()], [true, false], "a new limit keeps the count");
         window.give_back(100);
         assert_eq!((0..10).filter(|_| window.take()).count(), 4);
+    }
+
+    #[test]
+    fn a_closed_window_gives_nothing_until_a_limit_is_set() {
+        let window = Window::default();
+        assert!(window.take(), "no limit, so it is not counted");
+        window.close();
+        assert!(window.is_full() && !window.take());
+        window.set_limit(3, 1);
+        assert_eq!([window.take(), window.take(), window.take()], [true, true, false]);
     }
 }

@@ -1,27 +1,33 @@
 //! Checking passwords: slow on purpose, so off the event loop, few at a time, and never twice for the same login.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use broker::password::PasswordHash;
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 /// Passwords hashed at the same time. Each takes 19 MiB and some 20 ms.
 const CONCURRENT_MAX: usize = 2;
 
-/// Logins that may wait for their turn; more are refused.
+/// Different logins that may wait for their turn; more are refused.
 const WAITING_MAX: usize = 256;
 
 /// Good logins that are remembered.
 const REMEMBERED_MAX: usize = 4096;
 
-/// Checks passwords, and remembers those that were right as digests under a key that only this process knows.
+/// A user's hash and a password, under a key that only this process knows.
+type LoginDigest = [u8; 32];
+
+/// Checks passwords, and remembers those that were right as digests.
 #[derive(Clone, Debug)]
 pub(crate) struct Logins {
     turns: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    remembered: Arc<std::sync::Mutex<HashSet<[u8; 32]>>>,
+    remembered: Arc<Mutex<HashSet<LoginDigest>>>,
+    /// Logins that are being checked. Whoever comes with the same one waits for the same answer: after a restart, all
+    /// clients of an application do.
+    checking: Arc<Mutex<HashMap<LoginDigest, Arc<OnceCell<bool>>>>>,
     key: [u8; 32],
 }
 
@@ -31,6 +37,7 @@ impl Logins {
             turns: Arc::new(Semaphore::new(CONCURRENT_MAX)),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             remembered: Arc::default(),
+            checking: Arc::default(),
             key,
         }
     }
@@ -40,25 +47,30 @@ impl Logins {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(PasswordHash::dummy);
         let digest = self.digest(&hash, &password);
-        if known && self.lock().contains(&digest) {
+        if known && lock(&self.remembered).contains(&digest) {
             return true;
         }
+        let check = Arc::clone(lock(&self.checking).entry(digest).or_default());
+        let right = *check.get_or_init(|| self.check(hash, password)).await && known;
+        if right {
+            self.remember(digest);
+        }
+        lock(&self.checking).remove(&digest);
+        right
+    }
+
+    async fn check(&self, hash: PasswordHash, password: String) -> bool {
         let Ok(_place) = self.waiting.try_acquire() else {
             return false;
         };
         let Ok(_turn) = self.turns.acquire().await else {
             return false;
         };
-        let right =
-            tokio::task::spawn_blocking(move || hash.verify(&password)).await.unwrap_or(false) && known;
-        if right {
-            self.remember(digest);
-        }
-        right
+        tokio::task::spawn_blocking(move || hash.verify(&password)).await.unwrap_or(false)
     }
 
-    fn remember(&self, digest: [u8; 32]) {
-        let mut remembered = self.lock();
+    fn remember(&self, digest: LoginDigest) {
+        let mut remembered = lock(&self.remembered);
         if remembered.len() >= REMEMBERED_MAX {
             remembered.clear();
         }
@@ -66,7 +78,7 @@ impl Logins {
     }
 
     /// The stored hash is part of it, so a changed password forgets by itself.
-    fn digest(&self, hash: &PasswordHash, password: &str) -> [u8; 32] {
+    fn digest(&self, hash: &PasswordHash, password: &str) -> LoginDigest {
         let mut digest = Sha256::new();
         digest.update(self.key);
         digest.update((hash.as_str().len() as u64).to_be_bytes());
@@ -74,8 +86,8 @@ impl Logins {
         digest.update(password);
         digest.finalize().into()
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<[u8; 32]>> {
-        self.remembered.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use store::{Disk, Files, Lsn, Round};
 
@@ -96,7 +96,8 @@ struct Writer<D: Disk, R> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unsynced {
     Nothing,
-    Patient,
+    /// Nobody does, but at this time it is synced, however much is written before.
+    Patient(Instant),
     Urgent,
 }
 
@@ -114,15 +115,21 @@ impl<D: Disk, R: Fn(Progress)> Writer<D, R> {
         let mut unsynced = Unsynced::Nothing;
         loop {
             let first = match unsynced {
-                Unsynced::Nothing => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Unsynced::Patient | Unsynced::Urgent => inbox.recv_timeout(SYNC_DELAY),
+                Unsynced::Patient(until) => {
+                    inbox.recv_timeout(until.saturating_duration_since(Instant::now()))
+                }
+                Unsynced::Nothing | Unsynced::Urgent => {
+                    inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                }
             };
             match first {
                 Ok(order) => unsynced = self.take_all(order, inbox, unsynced)?,
-                Err(RecvTimeoutError::Timeout) => unsynced = Unsynced::Urgent,
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.sync(),
             }
-            if unsynced == Unsynced::Urgent {
+            // Not only when no order comes: acks may never pause.
+            let due = matches!(unsynced, Unsynced::Patient(until) if until <= Instant::now());
+            if due || unsynced == Unsynced::Urgent {
                 self.sync()?;
                 unsynced = Unsynced::Nothing;
                 self.files.prepare()?;
@@ -146,7 +153,7 @@ impl<D: Disk, R: Fn(Progress)> Writer<D, R> {
                     if sync {
                         unsynced = Unsynced::Urgent;
                     } else if unsynced == Unsynced::Nothing {
-                        unsynced = Unsynced::Patient;
+                        unsynced = Unsynced::Patient(Instant::now() + SYNC_DELAY);
                     }
                 }
                 Order::Forget(before) => self.files.forget(before)?,

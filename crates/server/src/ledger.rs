@@ -28,6 +28,9 @@ pub struct Ledger {
     oldest: Lsn,
     /// A sync was asked for of everything below.
     asked: Lsn,
+    /// How much of the journal's old end is looked at next: more than a step when a step did not free a file, for one
+    /// huge round makes a file that is longer.
+    reach: u64,
     /// The copies that a shortening made end here; files before the second position go once they are durable.
     shortening: Option<(Lsn, Lsn)>,
 }
@@ -90,6 +93,7 @@ impl Recovery {
             synced: next,
             oldest,
             asked: next,
+            reach: budget.step,
             shortening: None,
         }
     }
@@ -126,6 +130,9 @@ impl Ledger {
         buffers: Vec<Vec<u8>>,
     ) -> (Option<Lsn>, Option<Pending>) {
         self.synced = synced;
+        if oldest > self.oldest {
+            self.reach = self.budget.step;
+        }
         self.oldest = oldest;
         self.log.0.synced(synced);
         buffers.into_iter().for_each(|buffer| self.log.0.give_back(buffer));
@@ -135,6 +142,8 @@ impl Ledger {
                 return (None, None);
             }
             self.shortening = None;
+            // Until it is known that a file went.
+            self.reach = self.reach.saturating_mul(2);
             return (Some(before), None);
         }
         (None, self.shorten())
@@ -180,7 +189,7 @@ impl Ledger {
         if size < self.budget.journal_size || self.shard.live_bytes() * 2 > size {
             return None;
         }
-        let before = Lsn(self.oldest.0 + self.budget.step.min(size / 2));
+        let before = Lsn(self.oldest.0 + self.reach.min(size / 2));
         self.shard.copy_forward(before.0, &mut self.log);
         let round = self.log.0.take_mark();
         self.asked = round.end();

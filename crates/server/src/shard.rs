@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
@@ -57,9 +57,15 @@ pub(crate) struct Handle {
     inbox: UnboundedSender<Input>,
     permits: Arc<Semaphore>,
     message_bytes: Arc<AtomicU64>,
+    congested: Arc<AtomicBool>,
 }
 
 impl Handle {
+    /// Whether consumers are busy and a backlog grows in front of them, as of the last round.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.congested.load(Ordering::Relaxed)
+    }
+
     /// Introduces a connection: effects for it go to `mailbox` from now on, until it sends `Disconnect`.
     pub(crate) fn connect(&self, connection: ConnectionId, mailbox: Mailbox) {
         self.send(Input::Connect(connection, mailbox));
@@ -148,6 +154,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         inbox,
         permits: Arc::new(Semaphore::new(INBOX_BYTES_MAX)),
         message_bytes: Arc::clone(&message_bytes),
+        congested: Arc::default(),
     };
     let fatal = start.fatal.clone();
     let task = Task {
@@ -159,6 +166,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         mailboxes: HashMap::new(),
         notices: start.notices,
         message_bytes,
+        congested: Arc::clone(&handle.congested),
         fatal: start.fatal,
     };
     Ok((handle, crate::spawn_owner(name, fatal, task.run())))
@@ -174,6 +182,7 @@ struct Task {
     mailboxes: HashMap<ConnectionId, Mailbox>,
     notices: UnboundedSender<Notice>,
     message_bytes: Arc<AtomicU64>,
+    congested: Arc<AtomicBool>,
     fatal: Fatal,
 }
 
@@ -215,6 +224,7 @@ impl Task {
         }
         drop(permits);
         self.emit();
+        self.congested.store(self.ledger.shard().is_congested(), Ordering::Relaxed);
         self.message_bytes.store(self.ledger.shard().message_bytes(), Ordering::Relaxed);
     }
 

@@ -5,16 +5,20 @@ use crate::id::{ConnectionId, QueueId};
 use crate::queue::{Entry, Holder, Place};
 use crate::record::{self, Log};
 
+/// Messages that may wait before a queue whose consumers are busy counts as congested.
+const CONGESTED_LEN: usize = 1024;
+
 impl Shard {
     /// Hands out what waits in a queue to consumers that can take it.
     pub(super) fn dispatch(&mut self, id: QueueId) {
-        let Shard { queues, outbox, usage, .. } = self;
+        let Shard { queues, outbox, usage, progressed, congested, .. } = self;
         let Some(queue) = queues.get_mut(&id).filter(|queue| !queue.closing) else {
             return;
         };
         while queue.ready_len() > 0 {
             let Some((place, consumer)) = queue.consumers.pick(|connection| outbox.is_writable(connection))
             else {
+                *congested |= *progressed && queue.ready_len() > CONGESTED_LEN;
                 return;
             };
             let (connection, number) = (consumer.connection, consumer.subscription.consumer);
@@ -87,6 +91,7 @@ impl Shard {
             && self.outbox.written(place, bytes)
         {
             self.touch_queues_of(from);
+            self.progressed = true;
         }
     }
 

@@ -185,6 +185,10 @@ pub struct Shard {
     /// Cancels of the last consumer of an auto-delete queue: answered when the queue is gone.
     waiting_for_drop: Vec<(QueueId, ConnectionId, u64)>,
     usage: Usage,
+    /// In this round a connection that had been full took more deliveries.
+    progressed: bool,
+    /// In the last round one did, and a backlog remained.
+    congested: bool,
     last_append: Option<Position>,
     committed: Position,
     scratch: Vec<u8>,
@@ -227,6 +231,7 @@ impl Shard {
 
     /// Ends a round: makes deliveries, and logs what the round settled.
     pub fn finish_round(&mut self, log: &mut impl Log) {
+        self.congested = false;
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
             if let Some(queue) = self.queues.get_mut(&id) {
@@ -236,6 +241,13 @@ impl Shard {
             self.log_outcomes(id, log);
         }
         self.touched = touched;
+        self.progressed = false;
+    }
+
+    /// Whether consumers were busy taking deliveries in the last round and a backlog remained: publishers do well to slow
+    /// down a little. Consumers that take nothing do not count, nor do those that hold all they may.
+    pub fn is_congested(&self) -> bool {
+        self.congested
     }
 
     /// Everything below `position` is committed.

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use super::greeting::{self, Greeting, Next};
 use super::links::Links;
-use super::socket::Output;
+use super::socket::{Output, READ_SIZE, STRANGER_READ_SIZE};
 use crate::alarm::Alarms;
 use crate::session::{Post, Session};
 use crate::shard::Mail;
@@ -28,6 +28,9 @@ use crate::{Shared, escape, shard};
 
 /// Bytes that may wait for the socket before nothing more is read from it.
 const OUTPUT_MAX: usize = 4 << 20;
+
+/// How long a publisher is not read when it outruns consumers that are busy (see docs/decisions/0005).
+const CONGESTION_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long a client may take to answer connection.close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,6 +75,8 @@ pub(super) struct Client {
     last_write: Instant,
     /// The handshake or the close must be over by then; in between, the next look at heartbeats.
     deadline: Instant,
+    /// Nothing is read until then, since consumers have to catch up.
+    pause: Option<Instant>,
 }
 
 impl Client {
@@ -98,6 +103,7 @@ impl Client {
             last_read: now,
             last_write: now,
             deadline: now + limits.handshake_timeout,
+            pause: None,
             shared,
         }
     }
@@ -107,7 +113,7 @@ impl Client {
     }
 
     pub(super) fn deadline(&self) -> Instant {
-        self.deadline
+        self.pause.map_or(self.deadline, |pause| pause.min(self.deadline))
     }
 
     /// Whether the socket can be closed.
@@ -121,12 +127,21 @@ impl Client {
     pub(super) fn can_read(&self) -> bool {
         match &self.stage {
             Stage::Over => false,
-            Stage::Greeting(_) | Stage::Ending => true,
+            Stage::Greeting(greeting) => !greeting.is_checking(),
+            Stage::Ending => true,
             Stage::Open(session) => {
-                let held_up = self.blocked != Blocked::No || !self.posts.is_empty() || session.is_waiting();
+                let held_up = self.pause.is_some()
+                    || self.blocked != Blocked::No
+                    || !self.posts.is_empty()
+                    || session.is_waiting();
                 !held_up && self.output.len() < OUTPUT_MAX
             }
         }
+    }
+
+    /// How much may be read at once.
+    pub(super) fn read_size(&self) -> usize {
+        if matches!(self.stage, Stage::Greeting(_)) { STRANGER_READ_SIZE } else { READ_SIZE }
     }
 
     /// Room that the next post needs.
@@ -246,10 +261,10 @@ impl Client {
         }
     }
 
-    /// The socket is closed.
+    /// The socket is closed, or might as well be.
     pub(super) fn end(&mut self) {
-        self.pass_on();
-        self.stage = Stage::Over;
+        self.leave(Stage::Over);
+        self.output = Output::default();
     }
 
     /// Takes what shards and the meta task have sent.
@@ -333,6 +348,9 @@ impl Client {
         }
         let Some(links) = &mut self.links else { return };
         while let Some(post) = self.posts.pop_front() {
+            if post.bytes > 0 && links.shard(post.shard).is_congested() {
+                self.pause = Some(Instant::now() + CONGESTION_PAUSE);
+            }
             if let Err(post) = links.try_send(post) {
                 self.posts.push_front(post);
                 return;
@@ -343,8 +361,8 @@ impl Client {
             Stage::Open(session) => {
                 session.take_changes().into_iter().for_each(|(token, change)| links.change(token, change))
             }
-            Stage::Ending => self.links = None,
-            Stage::Greeting(_) | Stage::Over => {}
+            Stage::Ending | Stage::Over => self.links = None,
+            Stage::Greeting(_) => {}
         }
         if self.alarms.any() {
             self.block_or_go_on();
@@ -370,24 +388,29 @@ impl Client {
 
     /// A deadline has come.
     pub(super) fn tick(&mut self) {
+        if self.pause.take().is_some() {
+            return;
+        }
         match self.stage {
             Stage::Open(_) => self.beat(),
             Stage::Greeting(_) => {
                 warn!(connection = self.id.0, peer = %self.peer, "the handshake took too long");
                 self.stage = Stage::Over;
             }
-            Stage::Ending | Stage::Over => self.stage = Stage::Over,
+            Stage::Ending | Stage::Over => self.end(),
         }
     }
 
-    /// Heartbeats: one goes out when nothing else does; a client that says nothing for two intervals is gone. Who is
-    /// blocked is not read, so its silence says nothing.
+    /// Heartbeats: one goes out when nothing else does; a client that says nothing for two intervals is gone. While it
+    /// is not read, because it is blocked or does not read itself, its silence says nothing.
     fn beat(&mut self) {
         let now = Instant::now();
         let heartbeat = self.heartbeat();
+        if !self.can_read() {
+            self.last_read = now;
+        }
         if !heartbeat.is_zero() {
-            let blocked = self.blocked != Blocked::No;
-            if !blocked && now - self.last_read > 2 * heartbeat + Duration::from_secs(1) {
+            if now - self.last_read > 2 * heartbeat + Duration::from_secs(1) {
                 warn!(connection = self.id.0, peer = %self.peer, "missed heartbeats from the client");
                 self.end();
                 return;

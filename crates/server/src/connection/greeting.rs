@@ -20,6 +20,10 @@ use crate::{Shared, escape};
 /// SASL mechanisms that are offered.
 const MECHANISMS: &str = "PLAIN AMQPLAIN";
 
+/// Class and method ids of what can be refused.
+const START_OK: (u16, u16) = (10, 11);
+const OPEN: (u16, u16) = (10, 40);
+
 /// A client that is not yet known, or not yet in a virtual host.
 #[derive(Debug)]
 pub(super) struct Greeting {
@@ -27,6 +31,8 @@ pub(super) struct Greeting {
     peer: SocketAddr,
     user: Arc<str>,
     mechanism: String,
+    /// The password is being checked: what comes in the meantime stays in the socket.
+    checking: bool,
 }
 
 /// What must be said once the event, which borrows the connection, is done with.
@@ -46,7 +52,12 @@ pub(super) enum Next {
 
 impl Greeting {
     pub(super) fn new(id: ConnectionId, peer: SocketAddr) -> Greeting {
-        Greeting { id, peer, user: Arc::from(""), mechanism: String::new() }
+        Greeting { id, peer, user: Arc::from(""), mechanism: String::new(), checking: false }
+    }
+
+    /// Whether the client has to wait for `verified`.
+    pub(super) fn is_checking(&self) -> bool {
+        self.checking
     }
 
     pub(super) fn event(
@@ -59,11 +70,13 @@ impl Greeting {
         match event {
             Event::ProtocolHeader => Ok(Next::Start),
             Event::Login { mechanism, response, .. } => {
-                self.login(mechanism, response, shared, topology, links)?;
+                let login = self.login(mechanism, response, shared, topology, links);
+                login.map_err(|error| error.at(START_OK))?;
                 Ok(Next::Wait)
             }
             Event::Open { vhost } => {
-                let refused = |error: broker::error::Error| Error::new(error.amqp_code(), error.text);
+                let refused =
+                    |error: broker::error::Error| Error::new(error.amqp_code(), error.text).at(OPEN);
                 topology.find_vhost(vhost).map_err(refused)?;
                 topology.access().may_enter(&self.user, vhost).map_err(refused)?;
                 Ok(Next::Open(Arc::from(*vhost)))
@@ -89,6 +102,7 @@ impl Greeting {
         };
         self.user = Arc::from(&*user);
         mechanism.clone_into(&mut self.mechanism);
+        self.checking = true;
         let confined = access::may_connect(&user, self.peer.ip(), &shared.config.loopback_users);
         let hash = topology.access().user(&user).map(|user| user.password.clone());
         let hash = hash.filter(|_| confined.is_ok());
@@ -101,7 +115,8 @@ impl Greeting {
     }
 
     /// The password was checked.
-    pub(super) fn verified(&self, right: bool, connection: &mut Connection, out: &mut Vec<u8>) {
+    pub(super) fn verified(&mut self, right: bool, connection: &mut Connection, out: &mut Vec<u8>) {
+        self.checking = false;
         let (peer, user) = (self.peer, escape(&self.user));
         if right {
             info!(connection = self.id.0, %peer, user, "logged in");

@@ -72,12 +72,20 @@ struct Task {
 impl Task {
     async fn run(&mut self) -> io::Result<()> {
         self.client.alarms_changed(*self.alarms.borrow_and_update());
+        let mut outcome = Ok(());
         while !self.client.is_over() {
-            let woken = self.select().await?;
-            self.apply(woken)?;
-            self.finish_round()?;
+            if let Err(error) = self.step().await {
+                outcome = Err(error);
+                self.client.end();
+            }
         }
-        Ok(())
+        outcome
+    }
+
+    async fn step(&mut self) -> io::Result<()> {
+        let woken = self.select().await?;
+        self.apply(woken)?;
+        self.finish_round()
     }
 
     async fn select(&mut self) -> io::Result<Woken> {
@@ -123,25 +131,38 @@ impl Task {
 
     fn read(&mut self) -> io::Result<()> {
         let client = &mut self.client;
-        if self.input.read(&self.stream, |bytes| client.parse(bytes))? == Read::End {
+        let size_max = client.read_size();
+        if self.input.read(&self.stream, size_max, |bytes| client.parse(bytes))? == Read::End {
             debug!(connection = client.id().0, "the client has closed its socket");
             client.end();
         }
         Ok(())
     }
 
+    /// Goes on with what is left of the input, as far as that can be understood: what a read finds comes behind it.
     fn finish_round(&mut self) -> io::Result<()> {
+        self.client.pass_on();
+        loop {
+            self.reparse();
+            let held_up = !self.client.can_read();
+            self.client.flush(&self.stream)?;
+            // Writing may have made room for more answers.
+            if !(held_up && self.client.can_read()) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn reparse(&mut self) {
         let client = &mut self.client;
-        client.pass_on();
         while !self.input.is_empty() && client.can_read() {
             let before = self.input.len();
             self.input.reparse(|bytes| client.parse(bytes));
             client.pass_on();
             if self.input.len() == before {
-                break;
+                return;
             }
         }
-        client.flush(&self.stream)
     }
 }
 

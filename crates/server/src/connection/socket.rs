@@ -5,16 +5,18 @@ use std::io::{self, ErrorKind};
 
 use tokio::net::TcpStream;
 
-/// Most that one read takes, bytes; and room for what was left of the last.
-const READ_SIZE: usize = 256 << 10;
-const LEFT_SIZE_MAX: usize = READ_SIZE;
+/// Most that one read takes, bytes.
+pub(super) const READ_SIZE: usize = 256 << 10;
+
+/// Most that one read takes from a stranger, bytes.
+pub(super) const STRANGER_READ_SIZE: usize = 8 << 10;
 
 /// An output buffer that is idle keeps no more than this, bytes.
 const IDLE_SIZE_MAX: usize = 4 << 10;
 
 thread_local! {
     /// Connections take turns on a thread, so one large buffer serves them all, and an idle one needs none.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; LEFT_SIZE_MAX + READ_SIZE]);
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 2 * READ_SIZE]);
 }
 
 /// What has arrived and was not yet understood.
@@ -43,20 +45,21 @@ impl Input {
         self.left.len()
     }
 
-    /// Reads once and gives all there is to `parse`, which says how much it used.
+    /// Reads up to `size_max` bytes once and gives all there is to `parse`, which says how much it used.
     pub(super) fn read(
         &mut self,
         stream: &TcpStream,
+        size_max: usize,
         parse: impl FnOnce(&[u8]) -> usize,
     ) -> io::Result<Read> {
-        debug_assert!(
-            self.left.len() <= LEFT_SIZE_MAX,
-            "only what no frame is made of yet is left when reading"
-        );
         SCRATCH.with_borrow_mut(|scratch| {
             let left = self.left.len();
+            if scratch.len() < left + size_max {
+                // A frame that is larger than usual is left until all of it is there.
+                scratch.resize(left + size_max, 0);
+            }
             scratch[..left].copy_from_slice(&self.left);
-            let size = match stream.try_read(&mut scratch[left..left + READ_SIZE]) {
+            let size = match stream.try_read(&mut scratch[left..left + size_max]) {
                 Ok(0) => return Ok(Read::End),
                 Ok(size) => size,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {

@@ -7,7 +7,7 @@ use amqp::method::{Method, basic, exchange, queue, tx};
 use broker::error::Kind;
 use broker::id::QueueId;
 use broker::meta;
-use broker::meta::Change;
+use broker::meta::{Change, DeclareQueue};
 use broker::shard::{Reply, Request};
 
 use super::{Session, blame, refused};
@@ -16,9 +16,9 @@ use super::{Session, blame, refused};
 #[derive(Debug)]
 pub(super) enum Awaited {
     /// The meta task declares a queue.
-    DeclareQueue { channel: u16, nowait: bool },
-    /// A shard counts what is in a queue that is declared.
-    Counts { channel: u16, queue: Arc<str> },
+    DeclareQueue { channel: u16, nowait: bool, wish: Box<DeclareQueue> },
+    /// A shard counts what is in a queue; one that was just declared is declared anew should it be going.
+    Counts { channel: u16, queue: Arc<str>, declared: Option<(QueueId, Box<DeclareQueue>)> },
     /// A shard lets go of a queue.
     DeleteAtShard { channel: u16, queue: QueueId, nowait: bool },
     /// The meta task deletes it.
@@ -35,6 +35,8 @@ pub(super) enum Awaited {
     Get { channel: u16, no_ack: bool },
     /// So many shards still commit a transaction.
     Commit { channel: u16, shards: usize },
+    /// So many shards can still have deliveries under way that no limit held for.
+    Window { channel: u16, limit: u32, shards: usize },
 }
 
 /// Methods that are answered by an empty one.
@@ -84,7 +86,8 @@ impl Awaited {
             | Awaited::Consume { channel, .. }
             | Awaited::Cancel { channel, .. }
             | Awaited::Get { channel, .. }
-            | Awaited::Commit { channel, .. } => *channel,
+            | Awaited::Commit { channel, .. }
+            | Awaited::Window { channel, .. } => *channel,
         }
     }
 
@@ -99,6 +102,7 @@ impl Awaited {
             Awaited::Cancel { .. } => (60, 30),
             Awaited::Get { .. } => (60, 70),
             Awaited::Commit { .. } => (90, 20),
+            Awaited::Window { .. } => (60, 10),
         }
     }
 }
@@ -119,7 +123,22 @@ impl Session {
                 self.shard_agreed(awaited, reply, out);
                 Ok(())
             }
-            Err(error) => Err(self.shard_refused(&awaited, &error)),
+            Err(error) => match awaited {
+                // Its shard has given the queue up. Whoever had it do so may have gone: the meta task has to know.
+                Awaited::Counts { channel, declared: Some((id, wish)), .. }
+                    if error.kind == Kind::NotFound =>
+                {
+                    let token = self.token();
+                    self.changes.push((token, Change::DeleteQueue { id }));
+                    self.declare(channel, false, wish);
+                    Ok(())
+                }
+                Awaited::DeleteAtShard { channel, queue: id, nowait } if error.kind == Kind::NotFound => {
+                    self.change(Change::DeleteQueue { id }, Awaited::Delete { channel, messages: 0, nowait });
+                    Ok(())
+                }
+                _ => Err(self.shard_refused(&awaited, &error)),
+            },
         }
     }
 
@@ -148,7 +167,7 @@ impl Session {
                 let awaited = Awaited::Delete { channel, messages: clamp(count), nowait };
                 self.change(Change::DeleteQueue { id: queue }, awaited);
             }
-            (Awaited::Counts { channel, queue }, Reply::Counts { ready, consumers }) => {
+            (Awaited::Counts { channel, queue, .. }, Reply::Counts { ready, consumers }) => {
                 let (message_count, consumer_count) = (clamp(ready), clamp(consumers));
                 let declare_ok = queue::DeclareOk { queue: &queue, message_count, consumer_count };
                 put(out, channel, &Method::QueueDeclareOk(declare_ok));
@@ -158,6 +177,14 @@ impl Session {
             }
             (Awaited::Commit { channel, shards }, Reply::Synced) => {
                 self.awaited = Some((self.next_token, Awaited::Commit { channel, shards: shards - 1 }));
+            }
+            (Awaited::Window { channel, limit, shards: 1 }, Reply::Synced) => {
+                self.set_window(channel, limit);
+                put(out, channel, &Method::BasicQosOk(basic::QosOk {}));
+            }
+            (Awaited::Window { channel, limit, shards }, Reply::Synced) => {
+                self.awaited =
+                    Some((self.next_token, Awaited::Window { channel, limit, shards: shards - 1 }));
             }
             (awaited, reply) => unreachable!("a shard answered {awaited:?} with {reply:?}"),
         }
@@ -189,12 +216,13 @@ impl Session {
         };
         let reply = result.map_err(|error| (awaited.channel(), blame(refused(&error), awaited.method())))?;
         match (awaited, reply) {
-            (Awaited::DeclareQueue { channel, nowait }, meta::Reply::Queue(queue)) => {
+            (Awaited::DeclareQueue { channel, nowait, wish }, meta::Reply::Queue(queue)) => {
                 if let Some(channel) = self.channels.get_mut(&channel) {
                     channel.last_queue = Some(Arc::clone(&queue.name));
                 }
                 if !nowait {
-                    let awaited = Awaited::Counts { channel, queue: Arc::clone(&queue.name) };
+                    let declared = Some((queue.id, wish));
+                    let awaited = Awaited::Counts { channel, queue: Arc::clone(&queue.name), declared };
                     self.ask(queue.id, Request::Inspect(queue.id), awaited);
                 }
             }

@@ -9,6 +9,7 @@ use broker::id::QueueId;
 use broker::sequence::Sequence;
 use broker::window::Window;
 
+use super::answers::Awaited;
 use super::confirm::Confirms;
 use super::tx::Transaction;
 use super::{Outcome, Session, clean, reply};
@@ -77,14 +78,28 @@ impl Session {
         }
         let channel = self.channel(number)?;
         let count = u32::from(qos.prefetch_count);
-        if qos.global {
-            let unacked = channel.unacked.iter().filter(|(_, unacked)| unacked.consumed).count();
-            channel.window.set_limit(count, u32::try_from(unacked).unwrap_or(u32::MAX));
-            self.outgoing.send_to_known(&broker::shard::Command::Resume);
-        } else {
+        if !qos.global {
             channel.prefetch = count;
+            return reply(out, number, &Method::BasicQosOk(basic::QosOk {}));
         }
+        if count > 0 && !channel.window.is_limited() && !channel.tags.is_empty() {
+            channel.window.close();
+            if let Some((token, shards)) = self.ask_known() {
+                self.awaited = Some((token, Awaited::Window { channel: number, limit: count, shards }));
+                return Ok(());
+            }
+        }
+        self.set_window(number, count);
         reply(out, number, &Method::BasicQosOk(basic::QosOk {}))
+    }
+
+    /// Limits what the consumers of a channel hold together; all that they were sent without a limit is here.
+    pub(super) fn set_window(&mut self, number: u16, limit: u32) {
+        let Some(channel) = self.channels.get(&number) else { return };
+        let unacked = channel.unacked.iter().filter(|(_, unacked)| unacked.consumed).count();
+        let unacked = u32::try_from(unacked).unwrap_or(u32::MAX);
+        channel.window.set_limit(limit, unacked);
+        self.outgoing.send_to_known(&broker::shard::Command::Resume);
     }
 
     pub(super) fn select_confirms(

@@ -254,6 +254,16 @@ impl Session {
         self.awaited = Some((token, awaited));
     }
 
+    /// Asks all shards that know this session to answer when all before is done; with which token, and how many they are.
+    fn ask_known(&mut self) -> Option<(u64, usize)> {
+        self.outgoing.pack();
+        let (token, shards) = (self.token(), self.outgoing.known());
+        for shard in &shards {
+            self.outgoing.send(*shard, Command::Request(token, Request::Sync));
+        }
+        (!shards.is_empty()).then_some((token, shards.len()))
+    }
+
     /// Asks the meta task for a change and waits for its answer.
     fn change(&mut self, change: Change, awaited: Awaited) {
         // What was published before must be routed as it was: it has been, but it must also arrive before.

@@ -29,7 +29,7 @@ impl Session {
         self.authorize(Operation::Configure, Resource::Queue(&name))?;
         self.authorize_dead_letters(&name, declare.arguments)?;
         let connection = self.identity.connection;
-        let change = DeclareQueue {
+        let wish = Box::new(DeclareQueue {
             vhost: Arc::clone(&self.identity.vhost),
             name,
             server_named,
@@ -37,10 +37,14 @@ impl Session {
             auto_delete: declare.auto_delete,
             owner: declare.exclusive.then_some(connection),
             arguments: Arguments::from(declare.arguments),
-        };
-        let awaited = Awaited::DeclareQueue { channel: number, nowait: declare.nowait };
-        self.change(Change::DeclareQueue(change), awaited);
+        });
+        self.declare(number, declare.nowait, wish);
         Ok(())
+    }
+
+    pub(super) fn declare(&mut self, channel: u16, nowait: bool, wish: Box<DeclareQueue>) {
+        let change = Change::DeclareQueue(DeclareQueue::clone(&wish));
+        self.change(change, Awaited::DeclareQueue { channel, nowait, wish });
     }
 
     /// A passive declare: is it there, and what is in it?
@@ -48,7 +52,7 @@ impl Session {
         let queue = self.queue_named(number, declare.queue)?;
         self.channel(number)?.last_queue = Some(Arc::clone(&queue.name));
         if !declare.nowait {
-            let awaited = Awaited::Counts { channel: number, queue: Arc::clone(&queue.name) };
+            let awaited = Awaited::Counts { channel: number, queue: Arc::clone(&queue.name), declared: None };
             self.ask(queue.id, Request::Inspect(queue.id), awaited);
         }
         Ok(())
@@ -63,7 +67,7 @@ impl Session {
     ) -> Outcome {
         let (name, vhost) = (declare.queue, &self.identity.vhost);
         let queue = queue.ok_or_else(|| Error::not_found(format!("no queue '{name}' in vhost '{vhost}'")))?;
-        let awaited = Awaited::Counts { channel: number, queue: name.into() };
+        let awaited = Awaited::Counts { channel: number, queue: name.into(), declared: None };
         self.ask(queue, Request::Inspect(queue), awaited);
         Ok(())
     }

@@ -3,7 +3,6 @@
 use amqp::error::Error;
 use amqp::method::{Method, tx};
 use broker::message::{Message, Parts};
-use broker::shard::{Command, Request};
 
 use super::acks::Settlement;
 use super::answers::Awaited;
@@ -73,16 +72,10 @@ impl Session {
         for (_, message, settlement) in settled {
             self.settle_all(number, &[message], settlement);
         }
-        self.outgoing.pack();
-        let shards = self.outgoing.known();
-        if shards.is_empty() {
+        let Some((token, shards)) = self.ask_known() else {
             return reply(out, number, &Method::TxCommitOk(tx::CommitOk {}));
-        }
-        let token = self.token();
-        for shard in &shards {
-            self.outgoing.send(*shard, Command::Request(token, Request::Sync));
-        }
-        self.awaited = Some((token, Awaited::Commit { channel: number, shards: shards.len() }));
+        };
+        self.awaited = Some((token, Awaited::Commit { channel: number, shards }));
         Ok(())
     }
 

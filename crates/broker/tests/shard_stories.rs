@@ -1,0 +1,82 @@
+//! What a shard says of itself: congestion.
+
+use std::sync::Arc;
+
+use broker::id::{ConnectionId, QueueId};
+use broker::message::Parts;
+use broker::queue::{Options, Subscription};
+use broker::record::{Log, Position};
+use broker::shard::{Batch, Command, DELIVERY_OVERHEAD, Effect, Publish, Request, Shard};
+use broker::window::Window;
+
+const QUEUE: QueueId = QueueId(1);
+const PUBLISHER: ConnectionId = ConnectionId(1);
+const CONSUMER: ConnectionId = ConnectionId(2);
+
+/// Nothing here is stored.
+struct NoLog;
+
+impl Log for NoLog {
+    fn append(&mut self, kind: u8, _: &[&[u8]]) -> Position {
+        panic!("a record of kind {kind} for transient messages")
+    }
+}
+
+/// A round with one command; returns the bytes that were delivered.
+fn round(shard: &mut Shard, from: ConnectionId, command: Command) -> usize {
+    shard.handle(from, command, &mut NoLog);
+    shard.finish_round(&mut NoLog);
+    shard.check();
+    let mut bytes = 0;
+    while let Some((_, effects)) = shard.poll_effects() {
+        for effect in effects {
+            if let Effect::Deliver(delivery) = effect {
+                bytes += delivery.message.size() + DELIVERY_OVERHEAD;
+            }
+        }
+    }
+    bytes
+}
+
+fn publish(count: usize) -> Command {
+    let parts = Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &[7; 1024] };
+    let message = parts.to_message();
+    let one = Publish { message, persistent: false, route: 0, confirm: None };
+    Command::Publish(Batch { routes: vec![Arc::from([QUEUE])], messages: vec![one; count] })
+}
+
+fn shard_with_consumer(no_ack: bool, prefetch: u32) -> Shard {
+    let mut shard = Shard::default();
+    shard.open(QUEUE, Options { label: "queue 'q'".to_owned(), durable: false, auto_delete: false });
+    let window = Window::default();
+    let subscription =
+        Subscription { consumer: 1, channel: 1, no_ack, exclusive: false, priority: 0, prefetch, window };
+    round(&mut shard, CONSUMER, Command::Request(1, Request::Consume(QUEUE, subscription)));
+    shard
+}
+
+#[test]
+fn a_backlog_before_a_busy_consumer_is_congestion() {
+    let mut shard = shard_with_consumer(true, 0);
+    let unwritten = round(&mut shard, PUBLISHER, publish(4_000));
+    assert!(!shard.is_congested(), "nobody has shown that he is busy");
+    let more = round(&mut shard, CONSUMER, Command::Written(unwritten / 4));
+    assert!(more > 0 && shard.is_congested(), "it took more, and a backlog remains");
+    round(&mut shard, PUBLISHER, publish(1));
+    assert!(!shard.is_congested(), "a consumer that stops reading slows nobody");
+    let mut unwritten = unwritten - unwritten / 4 + more;
+    while unwritten > 0 {
+        unwritten = round(&mut shard, CONSUMER, Command::Written(unwritten));
+    }
+    assert!(!shard.is_congested(), "the backlog is gone");
+}
+
+#[test]
+fn a_consumer_that_holds_all_it_may_is_no_congestion() {
+    let mut shard = shard_with_consumer(false, 10);
+    let unwritten = round(&mut shard, PUBLISHER, publish(4_000));
+    round(&mut shard, CONSUMER, Command::Written(unwritten));
+    assert!(!shard.is_congested());
+    round(&mut shard, CONSUMER, Command::Settle(vec![(QUEUE, 1)]));
+    assert!(!shard.is_congested());
+}
