@@ -15,7 +15,12 @@ pub(crate) struct Completions {
 
 impl Completions {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        clap_complete::generate(self.shell, &mut crate::Arguments::command(), "leveret", &mut std::io::stdout());
+        clap_complete::generate(
+            self.shell,
+            &mut crate::Arguments::command(),
+            "leveret",
+            &mut std::io::stdout(),
+        );
         Ok(ExitCode::SUCCESS)
     }
 }

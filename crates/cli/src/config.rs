@@ -91,7 +91,8 @@ impl std::str::FromStr for Size {
             "GiB" => 30,
             other => return Err(format!("unknown unit '{other}': expected B, KiB, MiB or GiB")),
         };
-        let number: u64 = number.parse().map_err(|_| format!("'{text}' is not a number of bytes, such as 64MiB"))?;
+        let number: u64 =
+            number.parse().map_err(|_| format!("'{text}' is not a number of bytes, such as 64MiB"))?;
         let bytes = number.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is too large"))?;
         Ok(Size(bytes))
     }
@@ -115,7 +116,8 @@ impl<'de> Deserialize<'de> for Size {
 impl Written {
     /// Reads a configuration file.
     pub(crate) fn read(path: &Path) -> Result<Written> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Written::parse(&text).with_context(|| format!("in {}", path.display()))
     }
 
@@ -164,16 +166,36 @@ impl Written {
         let bytes = |size: Option<Size>, default: u64| size.map_or(default, |size| size.0);
         let frame_max = within("frame-max", bytes(self.frame_max, defaults.frame_max.into()), 4096, 1 << 20)?;
         config.limits = Limits {
-            connections_max: within("connections-max", self.connections_max.unwrap_or(defaults.connections_max), 1, 1 << 20)?,
-            channel_max: within("channel-max", self.channel_max.unwrap_or(defaults.channel_max), 1, u16::MAX)?,
+            connections_max: within(
+                "connections-max",
+                self.connections_max.unwrap_or(defaults.connections_max),
+                1,
+                1 << 20,
+            )?,
+            channel_max: within(
+                "channel-max",
+                self.channel_max.unwrap_or(defaults.channel_max),
+                1,
+                u16::MAX,
+            )?,
             frame_max: u32::try_from(frame_max)?,
-            message_size_max: within("message-size-max", bytes(self.message_size_max, defaults.message_size_max), 1, 512 << 20)?,
+            message_size_max: within(
+                "message-size-max",
+                bytes(self.message_size_max, defaults.message_size_max),
+                1,
+                512 << 20,
+            )?,
             heartbeat_s: self.heartbeat.unwrap_or(defaults.heartbeat_s),
             handshake_timeout: match self.handshake_timeout {
                 Some(seconds) => Duration::from_secs(within("handshake-timeout", seconds, 1, 3600)?),
                 None => defaults.handshake_timeout,
             },
-            message_bytes_max: within("memory-max", bytes(self.memory_max, defaults.message_bytes_max), 1 << 20, u64::MAX)?,
+            message_bytes_max: within(
+                "memory-max",
+                bytes(self.memory_max, defaults.message_bytes_max),
+                1 << 20,
+                u64::MAX,
+            )?,
             disk_free_min: bytes(self.disk_free_min, defaults.disk_free_min),
         };
         Ok(config)
@@ -242,7 +264,8 @@ mod tests {
 
     #[test]
     fn a_file_says_what_it_means() {
-        let text = "data-dir = '/d'\namqp = '127.0.0.1:1'\nframe-max = '8KiB'\nmemory-max = 1048576\nshards = 3";
+        let text =
+            "data-dir = '/d'\namqp = '127.0.0.1:1'\nframe-max = '8KiB'\nmemory-max = 1048576\nshards = 3";
         let config = Written::parse(text).and_then(Written::mean).unwrap();
         assert_eq!((config.data_dir, config.amqp.port(), config.shards), ("/d".into(), 1, 3));
         assert_eq!((config.limits.frame_max, config.limits.message_bytes_max), (8192, 1 << 20));

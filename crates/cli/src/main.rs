@@ -1,8 +1,25 @@
 //! Leveret, a message broker: the one binary.
 
-mod completions;
 mod config;
 mod serve;
+
+mod bodies;
+mod consume;
+mod interrupt;
+mod json;
+mod properties;
+mod publish;
+mod window;
+
+mod client;
+mod url;
+
+mod describe;
+mod dump;
+
+mod perf;
+
+mod completions;
 
 use std::process::ExitCode;
 
@@ -20,13 +37,21 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
+    Publish(publish::Publish),
+    Consume(consume::Consume),
+    Dump(dump::Dump),
+    Perf(perf::Perf),
     Completions(completions::Completions),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve(serve) => serve.run(),
+        Command::Publish(publish) => publish.run(),
+        Command::Consume(consume) => consume.run(),
+        Command::Dump(dump) => dump.run(),
+        Command::Perf(perf) => perf.run(),
         Command::Completions(completions) => completions.run(),
     };
     match outcome {

@@ -62,7 +62,10 @@ impl Serve {
             return Ok(ExitCode::SUCCESS);
         }
         start_log(&self.log, self.log_format)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("cannot start threads")?;
         runtime.block_on(serve(config))?;
         Ok(ExitCode::SUCCESS)
     }
@@ -85,7 +88,8 @@ async fn serve(config: Config) -> Result<()> {
 }
 
 fn start_log(filter: &str, format: LogFormat) -> Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("the log filter '{filter}' makes no sense"))?;
+    let filter =
+        EnvFilter::try_new(filter).with_context(|| format!("the log filter '{filter}' makes no sense"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

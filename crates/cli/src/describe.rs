@@ -1,0 +1,125 @@
+//! Journal records as text, for people.
+
+use amqp::properties::Properties;
+use broker::arguments::Arguments;
+use broker::meta;
+use broker::record::{Record, Span};
+use broker::topology::{Binding, Destination, Queue};
+
+/// Bytes of a body that are shown.
+const BODY_SHOWN: usize = 40;
+
+/// What a record of a shard's or the meta journal says, on one line.
+pub(crate) fn record(kind: u8, version: u8, payload: &[u8]) -> String {
+    if kind == meta::KIND {
+        return match meta::Record::decode(kind, version, payload) {
+            Ok(record) => meta_record(&record),
+            Err(error) => error.text,
+        };
+    }
+    match Record::decode(kind, version, payload) {
+        Some(record) => shard_record(&record),
+        None => format!("kind {kind} version {version} is none that this version of leveret knows"),
+    }
+}
+
+fn shard_record(record: &Record) -> String {
+    match record {
+        Record::Enqueue { targets, message } => {
+            let targets: Vec<_> =
+                targets.iter().map(|(queue, sequence)| format!("queue {queue} #{sequence}")).collect();
+            let is_persistent = Properties::new(message.properties()).is_ok_and(Properties::is_persistent);
+            let kept = if is_persistent { "persistent" } else { "transient" };
+            let (exchange, key, body) = (message.exchange(), message.routing_key(), message.body());
+            let size = body.len();
+            format!(
+                "enqueue in {}: {kept}, from {exchange:?} by {key:?}, {size} B {}",
+                targets.join(", "),
+                shown(body)
+            )
+        }
+        Record::Settle { queue, spans } => {
+            let spans: Vec<_> = spans.iter().map(span).collect();
+            format!("settle in queue {queue} {}", spans.join(", "))
+        }
+        Record::Delivered { queue, last } => format!("delivered from queue {queue} up to #{last}"),
+    }
+}
+
+fn span(Span { first, count }: &Span) -> String {
+    match count {
+        1 => format!("#{first}"),
+        _ => format!("#{first} to #{}", first.saturating_add(u64::from(*count)).saturating_sub(1)),
+    }
+}
+
+/// The beginning of a body, without what a terminal would obey.
+fn shown(body: &[u8]) -> String {
+    let more = if body.len() > BODY_SHOWN { "…" } else { "" };
+    format!("\"{}\"{more}", body[..body.len().min(BODY_SHOWN)].escape_ascii())
+}
+
+fn meta_record(record: &meta::Record) -> String {
+    match record {
+        meta::Record::QueueIdsReserved { below } => format!("queue ids below {below} reserved"),
+        meta::Record::VhostAdded { name } => format!("virtual host {name:?} added"),
+        meta::Record::VhostDeleted { name } => format!("virtual host {name:?} deleted"),
+        meta::Record::ExchangeDeclared { vhost, exchange } => {
+            let (name, kind, arguments) =
+                (&exchange.name, exchange.kind.as_str(), arguments(&exchange.arguments));
+            let flags = flags([("auto-delete", exchange.auto_delete), ("internal", exchange.internal)]);
+            format!("exchange {name:?} in {vhost:?} declared: {kind}{flags}{arguments}")
+        }
+        meta::Record::ExchangeDeleted { vhost, name, .. } => {
+            format!("exchange {name:?} in {vhost:?} deleted")
+        }
+        meta::Record::QueueDeclared { queue } => queue_declared(queue),
+        meta::Record::QueueDeleted { id, .. } => format!("queue {id} deleted"),
+        meta::Record::Bound { vhost, binding, .. } => {
+            format!("bound in {vhost:?}: {}", binding_ends(binding))
+        }
+        meta::Record::Unbound { vhost, binding, .. } => {
+            format!("unbound in {vhost:?}: {}", binding_ends(binding))
+        }
+        meta::Record::UserPut { user } => {
+            format!("user {:?} put: tags [{}]", user.name, user.tags.join(", "))
+        }
+        meta::Record::UserDeleted { name } => format!("user {name:?} deleted"),
+        meta::Record::PermissionsSet { user, vhost, permissions } => {
+            let (configure, write, read) = (&permissions.configure, &permissions.write, &permissions.read);
+            format!(
+                "permissions of {user:?} in {vhost:?} set: configure {configure:?}, write {write:?}, read {read:?}"
+            )
+        }
+        meta::Record::PermissionsCleared { user, vhost } => {
+            format!("permissions of {user:?} in {vhost:?} cleared")
+        }
+    }
+}
+
+fn queue_declared(queue: &Queue) -> String {
+    let Queue { id, vhost, name, auto_delete, exclusive, .. } = queue;
+    let flags = flags([("auto-delete", *auto_delete), ("exclusive", exclusive.is_some())]);
+    format!("queue {id} {name:?} in {vhost:?} declared{flags}{}", arguments(&queue.arguments))
+}
+
+fn binding_ends(binding: &Binding) -> String {
+    let Binding { source, routing_key, destination, .. } = binding;
+    let destination = match destination {
+        Destination::Queue(id) => format!("queue {id}"),
+        Destination::Exchange(name) => format!("exchange {name:?}"),
+    };
+    format!("{source:?} to {destination} by {routing_key:?}{}", arguments(&binding.arguments))
+}
+
+fn flags(flags: [(&str, bool); 2]) -> String {
+    flags.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| format!(", {name}")).collect()
+}
+
+fn arguments(arguments: &Arguments) -> String {
+    let fields = arguments.table();
+    fields
+        .iter()
+        .map(|(key, value)| format!(", {}={}", key.escape_debug(), value.to_string().escape_debug()))
+        .collect()
+}
