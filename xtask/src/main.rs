@@ -1,16 +1,21 @@
-//! `cargo xtask tidy`: the command line of the checks.
+//! `cargo xtask`: the command line of the checks, and of the load generators for what Leveret is compared with.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
+use xtask::load;
 use xtask::tidy::{self, Tree};
 
-const USAGE: &str = "usage: cargo xtask tidy    check the rules of the house; exits 1 if one is broken";
+const USAGE: &str = "usage: cargo xtask tidy         check the rules of the house; exits 1 if one is broken
+       cargo xtask nats-load    measure a NATS server as `leveret perf` measures a broker (--help for more)
+       cargo xtask disk-load    measure the bare disk: write and fdatasync (--help for more)";
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy(),
+        ["nats-load", ref options @ ..] => load::nats(options).map(|()| ExitCode::SUCCESS),
+        ["disk-load", ref options @ ..] => load::disk(options).map(|()| ExitCode::SUCCESS),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)
