@@ -10,7 +10,14 @@ const USAGE: &str = "usage: cargo xtask tidy         check the rules of the hous
        cargo xtask nats-load    measure a NATS server as `leveret perf` measures a broker (--help for more)
        cargo xtask disk-load    measure the bare disk: write and fdatasync (--help for more)";
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy(),

@@ -6,12 +6,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use server::Server;
 use server::config::Config;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Written;
+
+/// Exit code for a configuration that makes no sense.
+const MISUSED: u8 = 2;
 
 /// The configuration file that is read when it is there.
 const CONFIG_FILE: &str = "leveret.toml";
@@ -51,16 +55,18 @@ enum LogFormat {
 
 impl Serve {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let file = match &self.config {
-            Some(path) => Written::read(path)?,
-            None if Path::new(CONFIG_FILE).exists() => Written::read(Path::new(CONFIG_FILE))?,
-            None => Written::default(),
+        let config = match self.configure() {
+            Ok(config) => config,
+            Err(error) => {
+                eprintln!("leveret: {error:#}");
+                return Ok(ExitCode::from(MISUSED));
+            }
         };
-        let config = self.written.or(file).mean()?;
         if self.check_config {
             println!("the configuration makes sense");
             return Ok(ExitCode::SUCCESS);
         }
+        raise_descriptor_limit();
         start_log(&self.log, self.log_format)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -69,6 +75,23 @@ impl Serve {
         runtime.block_on(serve(config))?;
         Ok(ExitCode::SUCCESS)
     }
+
+    fn configure(&self) -> Result<Config> {
+        let file = match &self.config {
+            Some(path) => Written::read(path)?,
+            None if Path::new(CONFIG_FILE).exists() => Written::read(Path::new(CONFIG_FILE))?,
+            None => Written::default(),
+        };
+        self.written.clone().or(file).mean()
+    }
+}
+
+/// A connection is a descriptor: takes as many as this user may have.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // What cannot be raised stays as it is; accepting says when it is too low.
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 async fn serve(config: Config) -> Result<()> {

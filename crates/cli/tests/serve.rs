@@ -22,10 +22,10 @@ fn a_typo_in_a_key_is_named_with_the_key_that_was_meant() {
     std::fs::write(&path, "data-dri = '/x'\n").unwrap();
     let path = path.to_str().unwrap();
     let expected = format!("leveret: in {path}: unknown key 'data-dri'; did you mean 'data-dir'?\n");
-    assert_eq!(serve(&["--config", path]).failed(), expected);
+    assert_eq!(serve(&["--config", path]).misused(), expected);
     let found = leveret(&["serve"]).current_dir(dir.path()).output().unwrap();
     let expected = "leveret: in leveret.toml: unknown key 'data-dri'; did you mean 'data-dir'?\n";
-    assert_eq!(Outcome::from(found).failed(), expected);
+    assert_eq!(Outcome::from(found).misused(), expected);
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_configuration_can_be_checked_without_a_start() {
     let data = data.to_str().unwrap();
     let said = serve(&["--check-config", "--data-dir", data, "--shards", "2"]).done();
     assert_eq!(said, "the configuration makes sense\n");
-    let said = serve(&["--check-config", "--data-dir", data, "--shards", "65"]).failed();
+    let said = serve(&["--check-config", "--data-dir", data, "--shards", "65"]).misused();
     assert_eq!(said, "leveret: shards is 65, expected 1 to 64\n");
     assert!(!dir.path().join("data").exists(), "nothing was created");
     serve(&["--shards", "many"]).misused();

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, File};
@@ -18,7 +18,8 @@ impl Disk for RealDisk {
     type File = fs::File;
 
     fn create(&self, path: &Path) -> io::Result<fs::File> {
-        fs::File::options().read(true).write(true).create_new(true).open(path)
+        // Bodies of messages and hashes of passwords are for this user alone.
+        fs::File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
     }
 
     fn open(&self, path: &Path) -> io::Result<fs::File> {
@@ -32,7 +33,7 @@ impl Disk for RealDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         let missing: Vec<PathBuf> =
             dir.ancestors().take_while(|dir| !dir.exists()).map(Path::to_path_buf).collect();
-        fs::create_dir_all(dir)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         // A new directory is durable when the directory that holds it was synced.
         for dir in missing.iter().rev() {
             let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());

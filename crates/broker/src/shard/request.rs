@@ -8,6 +8,14 @@ use crate::record::Log;
 
 impl Shard {
     pub(super) fn request(&mut self, from: ConnectionId, token: u64, request: Request, log: &mut impl Log) {
+        // What was published before goes to consumers that wait for it first.
+        if let Request::Get { queue, .. }
+        | Request::Purge(queue)
+        | Request::Delete { queue, .. }
+        | Request::Inspect(queue) = &request
+        {
+            self.dispatch(*queue);
+        }
         let answer = match request {
             Request::Consume(queue, subscription) => self.consume(from, queue, subscription),
             Request::Cancel(queue, consumer) => {

@@ -8,6 +8,9 @@ pub(crate) const QUEUES: [&str; 3] = ["kill-a", "kill-b", "kill-c"];
 /// Bound to all queues.
 pub(crate) const FANOUT: &str = "kill-fanout";
 
+/// Messages of a queue that its consumer keeps unacked: fewer than its prefetch, or it would get no more.
+const KEPT_MAX: u32 = 40;
+
 /// A message, by its publisher and the publisher's own count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id {
@@ -76,6 +79,10 @@ struct Delivered {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     pub(crate) round: usize,
+    /// Everything is taken out and acked now.
+    pub(crate) draining: bool,
+    /// How many messages a consumer keeps, by round and queue.
+    kept: BTreeMap<(usize, usize), u32>,
     /// How many things happened so far.
     events: u64,
     /// When each message was attempted.
@@ -166,9 +173,16 @@ impl History {
         *passed = id.sequence.max(*passed);
     }
 
-    /// The consumer is about to ack.
-    pub(crate) fn ack(&mut self, queue: usize, id: Id) {
+    /// Whether the consumer acks a message, which it then does at once. Some it keeps for as long as the broker lives: they
+    /// come again, and the log must know that they do.
+    pub(crate) fn acks(&mut self, queue: usize, id: Id) -> bool {
+        let kept = self.kept.entry((self.round, queue)).or_default();
+        if !self.draining && *kept < KEPT_MAX && id.sequence % 8 == 3 {
+            *kept += 1;
+            return false;
+        }
         self.acked.insert((queue, id), self.round);
+        true
     }
 
     /// Checks everything, after all queues were drained.

@@ -72,16 +72,6 @@ impl Clients {
     }
 }
 
-/// Waits until `done`, looking at it again and again.
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let looking = async {
-        while !done() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, looking).await.is_ok(), "still not: {what}");
-}
-
 /// One life of the broker; true when it ended with publishes in flight.
 async fn live(data_dir: &Path, history: &Shared, end: End, moment: Duration) -> bool {
     let broker = Broker::start(data_dir);
@@ -90,9 +80,10 @@ async fn live(data_dir: &Path, history: &Shared, end: End, moment: Duration) -> 
     let confirmed = history.lock().confirmed();
     let unknown = history.lock().unconfirmed();
     let clients = Clients::start(&broker.address, history, true);
-    until("traffic", || history.lock().confirmed() > confirmed).await;
-    // The moment of the kill is random in time, so this waits for time to pass and not for an event.
-    tokio::time::sleep(moment).await;
+    let traffic = tokio::time::timeout(PATIENCE, history.more_than(confirmed)).await;
+    assert!(traffic.is_ok(), "still nothing is confirmed");
+    // The moment of the kill is random in time and not an event.
+    traffic::pass(moment).await;
     let in_flight = history.lock().unconfirmed() > unknown;
     match end {
         End::Kill => broker.kill(),
@@ -151,7 +142,11 @@ async fn run(ends: &[End]) -> Counts {
         let moment = Duration::from_millis(20 + mix(seed ^ round as u64) % 381);
         in_flight += usize::from(live(data_dir.path(), &history, *end, moment).await);
     }
-    history.lock().round = ends.len();
+    {
+        let mut history = history.lock();
+        history.round = ends.len();
+        history.draining = true;
+    }
     drain(data_dir.path(), &history).await;
     let counts = history.lock().counts();
     println!("kill -9: rounds {}, with publishes in flight {in_flight}, {counts:?}", ends.len());

@@ -17,7 +17,7 @@ use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties, Consumer, ExchangeKind, PublisherConfirm,
     Result,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::history::{FANOUT, History, Id, QUEUES};
@@ -30,20 +30,38 @@ const PREFETCH: u16 = 100;
 /// How long after it was told to stop a client goes on.
 const MOMENT: Duration = Duration::from_millis(300);
 
-/// How long closing a connection may take, be it lost or not.
+/// How long closing a connection may take: it may be lost, and the client not know.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long after the loss of a connection its last confirms may be looked for. The client forgets to say of some that
 /// they will never come.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// The history, and who waits for news of it.
 #[derive(Clone, Default)]
-pub(crate) struct Shared(Arc<Mutex<History>>);
+pub(crate) struct Shared(Arc<(Mutex<History>, Notify)>);
 
 impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, History> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Waits until more messages are confirmed than these.
+    pub(crate) async fn more_than(&self, confirmed: usize) {
+        while self.lock().confirmed() <= confirmed {
+            self.0.1.notified().await;
+        }
+    }
+
+    fn confirm(&self, id: Id) {
+        self.lock().confirm(id);
+        self.0.1.notify_one();
+    }
+}
+
+/// Lets time pass, where nothing tells when it is enough.
+pub(crate) async fn pass(time: Duration) {
+    let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
 }
 
 pub(crate) async fn connect(address: &str) -> Result<(Connection, Channel)> {
@@ -90,7 +108,7 @@ pub(crate) async fn publish(
         if let Ok(Ok(confirmation)) = tokio::time::timeout_at(deadline, confirm).await
             && confirmation.is_ack()
         {
-            history.lock().confirm(id);
+            history.confirm(id);
         }
     }
 }
@@ -98,7 +116,7 @@ pub(crate) async fn publish(
 /// The client does not always notice that a connection is lost, so whoever waits for it also waits for this.
 async fn a_moment_after(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
-    tokio::time::sleep(MOMENT).await;
+    pass(MOMENT).await;
 }
 
 async fn publish_on(
@@ -123,7 +141,7 @@ async fn publish_on(
         let Some((id, confirm)) = pending.pop_front() else { return Ok(()) };
         let confirmation = confirm.await?;
         assert!(confirmation.is_ack(), "{id:?}: {confirmation:?}");
-        history.lock().confirm(id);
+        history.confirm(id);
     }
 }
 
@@ -143,13 +161,19 @@ pub(crate) async fn consume(address: String, queue: usize, history: Shared, stop
         _ = consuming => {}
         () = a_moment_after(stop) => {}
     }
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await;
+    close(&connection).await;
 }
 
 async fn start_consumer(channel: &Channel, queue: usize) -> Result<Consumer> {
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     let none = BasicConsumeOptions::default();
     channel.basic_consume(QUEUES[queue].into(), "".into(), none, FieldTable::default()).await
+}
+
+async fn close(connection: &Connection) {
+    if connection.status().connected() {
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await;
+    }
 }
 
 /// The same with basic.get.
@@ -169,14 +193,15 @@ pub(crate) async fn get(address: String, queue: usize, history: Shared, stop: wa
         Result::<()>::Err(_) = getting => {}
         () = a_moment_after(stop) => {}
     }
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await;
+    close(&connection).await;
 }
 
 async fn take(delivery: &Delivery, queue: usize, history: &Shared) -> Result<()> {
-    if let Some(id) = note(delivery, queue, history) {
-        history.lock().ack(queue, id);
+    let acks = note(delivery, queue, history).is_none_or(|id| history.lock().acks(queue, id));
+    if acks {
+        delivery.ack(BasicAckOptions::default()).await?;
     }
-    delivery.ack(BasicAckOptions::default()).await.map(drop)
+    Ok(())
 }
 
 /// Remembers a delivery and checks its bytes.

@@ -69,8 +69,10 @@ impl Session {
                 self.outgoing.publish(&route, &parts, persistent, None);
             }
         }
-        for (_, message, settlement) in settled {
-            self.settle_all(number, &[message], settlement);
+        for wanted in [Settlement::Done, Settlement::Requeue] {
+            let of_it = settled.iter().filter(|(_, _, settlement)| *settlement == wanted);
+            let messages: Vec<Unacked> = of_it.map(|(_, message, _)| *message).collect();
+            self.settle_all(number, &messages, wanted);
         }
         let Some((token, shards)) = self.ask_known() else {
             return reply(out, number, &Method::TxCommitOk(tx::CommitOk {}));

@@ -56,6 +56,7 @@ async fn what_is_durable_survives_and_the_rest_does_not() {
             client.ack(1, tag, false).await;
         }
     }
+    client.close().await;
     let broker = broker.restart().await;
     let mut client = Client::connect(broker.address).await;
     for method in [
@@ -93,6 +94,7 @@ async fn users_and_permissions_survive_and_count() {
         client.send(1, Method::QueueDeclare(durable("yours"))).await;
         let close = client.channel_closed(1).await;
         assert_eq!((close.code, &*close.text), (403, text));
+        client.close().await;
         // bob has no permissions anywhere, ann none in /.
         for options in
             [Options { user: "bob".to_owned(), ..ann() }, Options { vhost: "/".to_owned(), ..ann() }]

@@ -195,11 +195,8 @@ impl World {
 
     fn publish(&mut self, client: usize, queues: &[u64]) {
         let routes: Vec<Vec<u64>> = (0..1 + self.random.below(2)).map(|_| self.some_of(queues)).collect();
-        let mut batch = Batch::default();
-        batch.routes = routes
-            .iter()
-            .map(|route| route.iter().copied().map(QueueId).collect::<Arc<[QueueId]>>())
-            .collect();
+        let named = |route: &Vec<u64>| route.iter().copied().map(QueueId).collect::<Arc<[QueueId]>>();
+        let mut batch = Batch { routes: routes.iter().map(named).collect(), messages: Vec::new() };
         let [persistent, confirmed, _] = self.clients.chances;
         for _ in 0..1 + self.random.below(6) {
             self.clients.last_message += 1;
@@ -250,7 +247,9 @@ impl World {
         self.request(client, Asked::Cancel, Request::Cancel(QueueId(consumer.queue), consumer.number));
     }
 
+    /// What waits goes to consumers before anybody else, so the round is ended first: then it is known what is left.
     pub(crate) fn get(&mut self, client: usize, queue: u64, no_ack: bool) {
+        self.finish_round();
         let get = Request::Get { queue: QueueId(queue), channel: 1, no_ack };
         self.request(client, Asked::Get { queue, no_ack }, get);
     }
@@ -287,12 +286,14 @@ impl World {
     }
 
     fn purge(&mut self, client: usize, queue: u64) {
+        self.finish_round();
         let count = self.oracle.purge(queue);
         let settled = self.oracle.unsynced_settles(Some(queue));
         self.request(client, Asked::Purge { count, settled }, Request::Purge(QueueId(queue)));
     }
 
     fn delete(&mut self, client: usize, queue: u64) {
+        self.finish_round();
         let delete = Request::Delete { queue: QueueId(queue), if_unused: false, if_empty: false };
         self.request(client, Asked::Delete { queue }, delete);
         self.drop_queue(queue);

@@ -105,7 +105,6 @@ impl World {
         let found = snapshot(&self.meta);
         let told = self.states.iter().rposition(|(end, _)| *end <= survives).unwrap_or(0);
         let known = self.states[told..].iter().any(|(_, state)| *state == found);
-        if !known { let dec = |s: &Snapshot| s.iter().map(|b| format!("{:?}", Record::decode(KIND, broker::meta::VERSION, b).unwrap())).collect::<Vec<_>>(); eprintln!("FOUND {:#?}", dec(&found)); for (l, s) in self.states[told..].iter().take(3) { eprintln!("STATE {l:?} {:#?}", dec(s)); } eprintln!("survives {survives:?} states {} told {told} forget {:?}", self.states.len(), self.forget); }
         if known {
             self.meta.check();
         }
@@ -137,14 +136,15 @@ impl World {
     fn change(&mut self) {
         let change = self.any_change();
         let Ok(decision) = self.meta.decide(change) else { return };
+        self.changes += 1;
+        // A power cut can leave the first records of a change that nobody was told of.
         for record in &decision.records {
             if record.is_durable() {
                 self.tail.append(KIND, &[&record.encode()]);
             }
             self.meta.apply(record);
+            self.states.push((self.tail.next_lsn(), snapshot(&self.meta)));
         }
-        self.changes += 1;
-        self.states.push((self.tail.next_lsn(), snapshot(&self.meta)));
     }
 
     /// The whole state again, so that what is older can go.

@@ -190,6 +190,7 @@ impl Nats {
             schedule: self.load.schedule(number),
             sent: 0,
             confirm: self.latencies().filter(|_| self.load.confirm.is_some()),
+            is_pong_due: Arc::default(),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +17,7 @@ use super::scan::{Inbox, Said};
 /// The same as `leveret perf` uses.
 const BATCH_SIZE: usize = 128 * 1024;
 const MESSAGES_MAX: usize = 4096;
+const PONG: &[u8] = b"PONG\r\n";
 const WINDOW_PERIOD: Duration = Duration::from_micros(100);
 
 /// Ready-made publishes of one size, used in a circle.
@@ -83,6 +85,8 @@ pub(super) struct Producer {
     pub(super) schedule: Option<Schedule>,
     pub(super) sent: u64,
     pub(super) confirm: Option<Latencies>,
+    /// The server wants a sign of life. Only the publisher may write: it knows where a message ends.
+    pub(super) is_pong_due: Arc<AtomicBool>,
 }
 
 impl Producer {
@@ -173,6 +177,9 @@ impl Producer {
         let wanted = messages.min(self.share - self.sent);
         let sent = self.sent;
         let stamp = self.schedule.map(|schedule| move |index| schedule.due_at_ns(sent + index));
+        if self.is_pong_due.swap(false, Ordering::AcqRel) {
+            socket.write_all(PONG).context("cannot answer")?;
+        }
         let (count, bytes) = self.batch.next(wanted, stamp);
         socket.write_all(bytes).context("cannot publish")?;
         self.sent += count;
@@ -188,6 +195,7 @@ impl Producer {
             schedule,
             confirmed: 0,
             latencies: self.confirm.take(),
+            is_pong_due: Arc::clone(&self.is_pong_due),
         }
     }
 }
@@ -206,6 +214,7 @@ struct Listener {
     schedule: Option<Schedule>,
     confirmed: u64,
     latencies: Option<Latencies>,
+    is_pong_due: Arc<AtomicBool>,
 }
 
 impl Listener {
@@ -215,7 +224,7 @@ impl Listener {
     }
 
     /// Takes what one read brings; returns whether the goodbye was answered.
-    fn listen(&mut self, mut socket: &TcpStream) -> Result<bool> {
+    fn listen(&mut self, socket: &TcpStream) -> Result<bool> {
         self.inbox.read(socket)?;
         let now = self.board.now_ns();
         let mut is_answered = false;
@@ -232,7 +241,7 @@ impl Listener {
                     }
                     self.confirmed += 1;
                 }
-                Said::Ping => socket.write_all(b"PONG\r\n")?,
+                Said::Ping => self.is_pong_due.store(true, Ordering::Release),
                 Said::Pong => is_answered = true,
                 Said::Else => {}
             }
