@@ -79,7 +79,8 @@ class Bench:
             for peer in self.peers_of(row):
                 show(f"round {number}: {row.name} on {report.NAMES[peer]}")
                 try:
-                    results[row.name].setdefault(peer, []).append(self.measure(row, peer))
+                    run = self.measure(row, peer)
+                    results[row.name].setdefault(peer, []).append(run)
                 except (RuntimeError, subprocess.TimeoutExpired) as error:
                     show("")
                     print(error, file=sys.stderr)
@@ -157,6 +158,7 @@ def main():
         facts = about(chosen, directory)
         for number in range(1, chosen.rounds + 1):
             bench.round(number, rows, results)
+            (chosen.target / "bench.json").write_text(json.dumps({**facts, "rows": results}))
     for row in rows:
         if results[row.name]:
             print(report.as_text(row, results[row.name]))

@@ -67,7 +67,7 @@ impl Link {
     }
 
     /// Waits until the server has handled what was said.
-    fn flush(&mut self) -> Result<()> {
+    pub(super) fn flush(&mut self) -> Result<()> {
         self.say("PING\r\n")?;
         loop {
             while let Some(said) = self.inbox.next()? {

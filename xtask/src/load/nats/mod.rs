@@ -147,7 +147,7 @@ impl Nats {
         Ok((measured, self.note(&measured, left)))
     }
 
-    /// Subscribes to this consumer's share, without flushing: deliveries begin when it runs.
+    /// Subscribes to this consumer's share. Without streams that must be done before anybody publishes.
     fn subscribe(&self, subjects: &Subjects, link: &mut Link, consumer: u32) -> Result<()> {
         let places = self.load.fanout.unwrap_or(self.queues);
         for place in subjects::share(places, consumer, self.load.consumers) {
@@ -158,6 +158,9 @@ impl Nats {
             } else {
                 link.subscribe(&subjects.name(subject), place)?;
             }
+        }
+        if !self.jetstream {
+            link.flush()?;
         }
         Ok(())
     }
