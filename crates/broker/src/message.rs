@@ -1,34 +1,22 @@
-//! A message, encoded once by the session that took it, in the order in which the wire wants it back.
+//! Messages, encoded once by the session that took them, in the order in which the wire wants them back.
 //!
 //! ```text
-//!  0             2                  6
-//! +-------------+------------------+----------+-------------+--------- - - -+----- - - -+
-//! | route len   | properties len   | exchange | routing key | properties    | body      |
-//! | u16         | u32              | short    | short       | flags, fields | bytes     |
-//! +-------------+------------------+----------+-------------+--------- - - -+----- - - -+
-//!                                   \______ route _________/
+//!  0        4             6                  10
+//! +--------+-------------+------------------+----------+-------------+--------- - - -+----- - - -+
+//! | size   | route len   | properties len   | exchange | routing key | properties    | body      |
+//! | u32    | u16         | u32              | short    | short       | flags, fields | bytes     |
+//! +--------+-------------+------------------+----------+-------------+--------- - - -+----- - - -+
+//!                                            \______ route _________/
 //! ```
 //!
-//! Integers are big-endian, as everywhere in AMQP. `short` is a length byte and that many bytes of UTF-8. The properties
-//! stand as in a content header: a flag word, then the fields. So a delivery is three copies, and nothing is parsed.
+//! Integers are big-endian, as everywhere in AMQP. `size` counts the whole message with its own four bytes, so that
+//! messages lie back to back and travel in one piece: see [`Messages`]. `short` is a length byte and that many bytes of
+//! UTF-8. The properties stand as in a content header: a flag word, then the fields. So a delivery is three copies, and
+//! nothing is parsed.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-const HEAD: usize = 6;
-
-/// An immutable message: a slice of the buffer in which its session encoded it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    bytes: Bytes,
-    shape: Shape,
-}
-
-/// Where the parts of an encoded message lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    route_len: u16,
-    properties_len: u32,
-}
+const HEAD: usize = 10;
 
 /// The parts of a message before it is encoded.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +31,22 @@ pub struct Parts<'a> {
     pub body: &'a [u8],
 }
 
+/// One encoded message, looked at where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// Invariant: well formed, and nothing behind it.
+    bytes: &'a [u8],
+    properties_at: usize,
+    body_at: usize,
+}
+
+/// Encoded messages, back to back in one buffer that they share with others: never none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Messages {
+    bytes: Bytes,
+    count: u32,
+}
+
 impl Parts<'_> {
     /// Bytes that `encode` will append.
     pub fn encoded_len(&self) -> usize {
@@ -50,13 +54,14 @@ impl Parts<'_> {
     }
 
     /// Appends the message to `out`. Names longer than 255 bytes cannot come from a short string.
-    pub fn encode(&self, out: &mut BytesMut) -> Shape {
+    pub fn encode(&self, out: &mut BytesMut) {
+        let size = u32::try_from(self.encoded_len()).expect("bodies are much smaller than 4 GiB");
         let exchange_len = u8::try_from(self.exchange.len()).expect("an exchange name was a short string");
         let key_len = u8::try_from(self.routing_key.len()).expect("a routing key was a short string");
         let properties_len = u32::try_from(self.properties.len()).expect("properties came in one frame");
         out.reserve(self.encoded_len());
-        let route_len = 2 + u16::from(exchange_len) + u16::from(key_len);
-        out.put_u16(route_len);
+        out.put_u32(size);
+        out.put_u16(2 + u16::from(exchange_len) + u16::from(key_len));
         out.put_u32(properties_len);
         out.put_u8(exchange_len);
         out.put_slice(self.exchange.as_bytes());
@@ -64,71 +69,72 @@ impl Parts<'_> {
         out.put_slice(self.routing_key.as_bytes());
         out.put_slice(self.properties);
         out.put_slice(self.body);
-        Shape { route_len, properties_len }
     }
 
-    /// The message in a buffer of its own.
-    pub fn to_message(&self) -> Message {
+    /// The message alone in a buffer of its own.
+    pub fn to_messages(&self) -> Messages {
         let mut out = BytesMut::with_capacity(self.encoded_len());
-        let shape = self.encode(&mut out);
-        Message::encoded(out.freeze(), shape)
+        self.encode(&mut out);
+        Messages::encoded(out.freeze(), 1)
     }
 }
 
-impl Message {
-    /// Reads the lengths of an encoded message; `None` when they do not fit the bytes or the names are not UTF-8.
-    pub fn decode(bytes: Bytes) -> Option<Message> {
-        let route_len = u16::from_be_bytes(*bytes.first_chunk()?);
-        let properties_len = u32::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
-        let message = Message { bytes, shape: Shape { route_len, properties_len } };
-        let body_at =
-            HEAD.checked_add(usize::from(route_len))?.checked_add(usize::try_from(properties_len).ok()?)?;
-        if body_at > message.bytes.len() {
+impl<'a> Message<'a> {
+    /// Reads the message at the front of `bytes`; also gives what is behind it. `None` when the lengths do not fit the
+    /// bytes or the names are not UTF-8.
+    pub fn decode(bytes: &'a [u8]) -> Option<(Message<'a>, &'a [u8])> {
+        let size = usize::try_from(u32::from_be_bytes(*bytes.first_chunk()?)).ok()?;
+        let (bytes, rest) = bytes.split_at_checked(size)?;
+        let (properties_at, body_at) = layout(bytes)?;
+        if properties_at > body_at || body_at > size {
             return None;
         }
-        let (exchange, rest) = split_short(message.route())?;
-        let (routing_key, rest) = split_short(rest)?;
-        let well_formed = rest.is_empty()
+        let message = Message { bytes, properties_at, body_at };
+        let (exchange, names) = split_short(message.route())?;
+        let (routing_key, behind) = split_short(names)?;
+        let well_formed = behind.is_empty()
             && std::str::from_utf8(exchange).is_ok()
             && std::str::from_utf8(routing_key).is_ok();
-        well_formed.then_some(message)
+        well_formed.then_some((message, rest))
     }
 
-    /// The message that [`Parts::encode`] put into `bytes`, whose shape it said.
-    pub fn encoded(bytes: Bytes, shape: Shape) -> Message {
-        let message = Message { bytes, shape };
-        debug_assert_eq!(Message::decode(message.bytes.clone()).as_ref(), Some(&message));
-        message
+    /// The message at the front of `bytes`, which [`Parts::encode`] wrote or [`Message::decode`] has seen.
+    #[inline]
+    fn at_front(bytes: &'a [u8]) -> Option<(Message<'a>, &'a [u8])> {
+        let size = u32::from_be_bytes(*bytes.first_chunk()?);
+        let (bytes, rest) = bytes.split_at_checked(size as usize)?;
+        let (properties_at, body_at) = layout(bytes)?;
+        Some((Message { bytes, properties_at, body_at }, rest))
     }
 
     /// The whole encoded message, as it goes to the log.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// Exchange and routing key as two adjacent short strings, as basic.deliver wants them.
-    pub fn route(&self) -> &[u8] {
-        &self.bytes[HEAD..self.properties_at()]
+    pub fn route(&self) -> &'a [u8] {
+        &self.bytes[HEAD..self.properties_at]
     }
 
     /// Name of the exchange it was published to.
-    pub fn exchange(&self) -> &str {
+    pub fn exchange(&self) -> &'a str {
         self.names().0
     }
 
     /// Its routing key.
-    pub fn routing_key(&self) -> &str {
+    pub fn routing_key(&self) -> &'a str {
         self.names().1
     }
 
     /// Encoded properties: flag word and fields.
-    pub fn properties(&self) -> &[u8] {
-        &self.bytes[self.properties_at()..self.body_at()]
+    pub fn properties(&self) -> &'a [u8] {
+        &self.bytes[self.properties_at..self.body_at]
     }
 
     /// The body.
-    pub fn body(&self) -> &[u8] {
-        &self.bytes[self.body_at()..]
+    pub fn body(&self) -> &'a [u8] {
+        &self.bytes[self.body_at..]
     }
 
     /// Encoded length in bytes.
@@ -136,20 +142,97 @@ impl Message {
         self.bytes.len()
     }
 
-    fn properties_at(&self) -> usize {
-        HEAD + usize::from(self.shape.route_len)
-    }
-
-    fn body_at(&self) -> usize {
-        self.properties_at() + self.shape.properties_len as usize
-    }
-
-    fn names(&self) -> (&str, &str) {
+    fn names(&self) -> (&'a str, &'a str) {
         let (exchange, rest) = split_short(self.route()).expect("decode checked the route");
         let (routing_key, _) = split_short(rest).expect("decode checked the route");
         let text = |name| std::str::from_utf8(name).expect("decode checked the names");
         (text(exchange), text(routing_key))
     }
+}
+
+impl Messages {
+    /// What [`Parts::encode`] put into `bytes`, `count` times.
+    pub fn encoded(bytes: Bytes, count: u32) -> Messages {
+        let messages = Messages { bytes, count };
+        debug_assert_eq!(Messages::decode(messages.bytes.clone()).as_ref(), Some(&messages));
+        messages
+    }
+
+    /// Reads messages that lie back to back; `None` when there is none, or one is not well formed.
+    pub fn decode(bytes: Bytes) -> Option<Messages> {
+        let (mut rest, mut count) = (&bytes[..], 0);
+        while !rest.is_empty() {
+            rest = Message::decode(rest)?.1;
+            count += 1;
+        }
+        (count > 0).then_some(Messages { bytes, count })
+    }
+
+    /// How many there are: at least one.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Their encoded length in bytes.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The encoded messages.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = Message<'_>> {
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            let (message, behind) = Message::at_front(rest)?;
+            rest = behind;
+            Some(message)
+        })
+    }
+
+    /// One after the other, each on its own.
+    pub fn singles(&self) -> impl Iterator<Item = Messages> {
+        let mut at = 0;
+        self.iter().map(move |message| {
+            let bytes = self.bytes.slice(at..at + message.size());
+            at += message.size();
+            Messages { bytes, count: 1 }
+        })
+    }
+
+    /// The first of them.
+    pub fn first(&self) -> Message<'_> {
+        self.iter().next().expect("there is at least one")
+    }
+
+    /// Takes the first `count` of them; some must be left.
+    pub fn split_to(&mut self, count: u32) -> Messages {
+        assert!(0 < count && count < self.count, "a split leaves messages on both sides");
+        let size = self.iter().take(count as usize).map(|message| message.size()).sum();
+        self.count -= count;
+        Messages { bytes: self.bytes.split_to(size), count }
+    }
+
+    /// Drops the first of them; some must be left.
+    pub fn advance(&mut self) {
+        assert!(self.count > 1, "there is at least one");
+        let size = self.first().size();
+        self.count -= 1;
+        self.bytes.advance(size);
+    }
+}
+
+/// Where properties and body begin.
+#[inline]
+fn layout(bytes: &[u8]) -> Option<(usize, usize)> {
+    let head: &[u8; HEAD] = bytes.first_chunk()?;
+    let &[_, _, _, _, r0, r1, p0, p1, p2, p3] = head;
+    let properties_at = HEAD + usize::from(u16::from_be_bytes([r0, r1]));
+    let properties_len = usize::try_from(u32::from_be_bytes([p0, p1, p2, p3])).ok()?;
+    Some((properties_at, properties_at.checked_add(properties_len)?))
 }
 
 fn split_short(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -167,29 +250,55 @@ mod tests {
 
     #[test]
     fn a_message_gives_back_its_parts() {
-        let message = PARTS.to_message();
+        let messages = PARTS.to_messages();
+        let message = messages.first();
         assert_eq!((message.exchange(), message.routing_key()), ("x", "a.b"));
         assert_eq!((message.properties(), message.body()), (&[0x10, 0, 2][..], &b"hello"[..]));
         assert_eq!(message.route(), b"\x01x\x03a.b");
         assert_eq!(message.size(), PARTS.encoded_len());
+        assert_eq!((messages.count(), messages.size()), (1, PARTS.encoded_len()));
+    }
+
+    #[test]
+    fn messages_are_split_between_two_of_them() {
+        let mut out = BytesMut::new();
+        for body in ["one", "", "three"] {
+            Parts { body: body.as_bytes(), ..PARTS }.encode(&mut out);
+        }
+        let bodies = |messages: &Messages| {
+            messages.iter().map(|message| String::from_utf8_lossy(message.body()).into_owned()).collect::<Vec<_>>()
+        };
+        let mut messages = Messages::decode(out.freeze()).unwrap();
+        assert_eq!(messages.count(), 3);
+        let first = messages.split_to(1);
+        assert_eq!((bodies(&first), bodies(&messages)), (vec!["one".into()], vec!["".into(), "three".into()]));
+        messages.advance();
+        assert_eq!((bodies(&messages), messages.count()), (vec!["three".to_owned()], 1));
     }
 
     #[test]
     fn damaged_lengths_are_refused() {
-        let bytes = Bytes::copy_from_slice(PARTS.to_message().as_bytes());
-        for (at, value) in [(0, 0xff), (1, 0), (1, 7), (2, 1), (5, 9), (6, 200), (6, 0), (8, 4)] {
+        let bytes = PARTS.to_messages().bytes;
+        let damages = [(0, 1), (3, 200), (3, 9), (4, 0xff), (5, 0), (5, 7), (6, 1), (9, 9), (10, 200), (10, 0), (12, 4)];
+        for (at, value) in damages {
             let mut damaged = bytes.to_vec();
             damaged[at] = value;
-            assert_eq!(Message::decode(damaged.into()), None, "byte {at} = {value}");
+            assert_eq!(Messages::decode(damaged.into()), None, "byte {at} = {value}");
         }
-        assert_eq!(Message::decode(bytes.slice(..5)), None);
-        assert_eq!(Message::decode(Bytes::new()), None);
+        assert_eq!(Messages::decode(bytes.slice(..5)), None);
+        assert_eq!(Messages::decode(Bytes::new()), None);
     }
 
     proptest! {
         #[test]
-        fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            if let Some(message) = Message::decode(bytes.into()) {
+        fn any_bytes_decode_or_are_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            // A size that fits, mostly.
+            let size = bytes.len() as u32;
+            if let Some(front) = bytes.first_chunk_mut() {
+                *front = size.to_be_bytes();
+            }
+            if let Some(messages) = Messages::decode(bytes.into()) {
+                let message = messages.first();
                 prop_assert_eq!(message.route().len() + message.properties().len() + message.body().len() + HEAD, message.size());
                 let _ = (message.exchange(), message.routing_key());
             }

@@ -11,7 +11,7 @@
 use bytes::Bytes;
 
 use crate::id::QueueId;
-use crate::message::Message;
+use crate::message::{Message, Messages};
 
 /// A place in the log, in bytes since its beginning; grows, and is never given out twice.
 pub type Position = u64;
@@ -26,7 +26,7 @@ pub trait Log {
 /// Version of all records of this module.
 pub const VERSION: u8 = 1;
 
-/// Messages of a queue that are settled: `count` of them from sequence number `first` on.
+/// Messages of a queue: `count` of them, at least one, from sequence number `first` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// First sequence number.
@@ -42,8 +42,8 @@ pub enum Record {
     Enqueue {
         /// Queue and sequence number there.
         targets: Vec<(QueueId, u64)>,
-        /// The message.
-        message: Message,
+        /// The message, one.
+        message: Messages,
     },
     /// Messages left a queue for good.
     Settle {
@@ -68,19 +68,21 @@ pub const SETTLE: u8 = 2;
 /// Kind of [`Record::Delivered`] in the log.
 pub const DELIVERED: u8 = 3;
 
-/// Writes [`Record::Enqueue`] without building it. `scratch` is reused from call to call.
+/// Writes [`Record::Enqueue`] without building it, for the message that comes `nth` after the one with these sequence
+/// numbers. `scratch` is reused from call to call.
 pub fn append_enqueue(
     log: &mut impl Log,
     scratch: &mut Vec<u8>,
     targets: &[(QueueId, u64)],
-    message: &Message,
+    nth: u32,
+    message: Message<'_>,
 ) -> Position {
     let count = u16::try_from(targets.len()).expect("a shard splits wider fan-outs");
     scratch.clear();
     scratch.extend_from_slice(&count.to_be_bytes());
     for (queue, sequence) in targets {
         scratch.extend_from_slice(&queue.0.to_be_bytes());
-        scratch.extend_from_slice(&sequence.to_be_bytes());
+        scratch.extend_from_slice(&(sequence + u64::from(nth)).to_be_bytes());
     }
     log.append(ENQUEUE, &[scratch, message.as_bytes()])
 }
@@ -101,9 +103,9 @@ pub fn append_delivered(log: &mut impl Log, queue: QueueId, last: u64) -> Positi
     log.append(DELIVERED, &[&queue.0.to_be_bytes(), &last.to_be_bytes()])
 }
 
-/// Bytes of payload that [`append_enqueue`] writes for `targets` queues.
-pub fn enqueue_len(targets: usize, message: &Message) -> usize {
-    2 + 16 * targets + message.size()
+/// Bytes of payload that [`append_enqueue`] writes for `targets` queues beside the message.
+pub fn enqueue_overhead(targets: usize) -> usize {
+    2 + 16 * targets
 }
 
 impl Record {
@@ -135,7 +137,7 @@ fn decode_enqueue(payload: &[u8]) -> Option<Record> {
         targets.push((QueueId(queue), sequence));
         rest = after;
     }
-    let message = Message::decode(Bytes::copy_from_slice(rest))?;
+    let message = Messages::decode(Bytes::copy_from_slice(rest)).filter(|messages| messages.count() == 1)?;
     Some(Record::Enqueue { targets, message })
 }
 
@@ -145,7 +147,11 @@ fn decode_settle(payload: &[u8]) -> Option<Record> {
     while !rest.is_empty() {
         let (first, after) = take_u64(rest)?;
         let (count, after) = after.split_first_chunk()?;
-        spans.push(Span { first, count: u32::from_be_bytes(*count) });
+        let count = u32::from_be_bytes(*count);
+        if count == 0 {
+            return None;
+        }
+        spans.push(Span { first, count });
         rest = after;
     }
     Some(Record::Settle { queue: QueueId(queue), spans })
@@ -156,19 +162,33 @@ fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
     Some((u64::from_be_bytes(*number), rest))
 }
 
-/// Joins sequence numbers into spans. They are sorted on the way.
-pub fn spans(sequences: &mut [u64]) -> Vec<Span> {
-    sequences.sort_unstable();
-    let mut spans: Vec<Span> = Vec::new();
-    for &sequence in sequences.iter() {
-        match spans.last_mut() {
-            Some(span) if span.first + u64::from(span.count) == sequence && span.count < u32::MAX => {
-                span.count += 1;
+impl Span {
+    /// One message.
+    pub fn one(sequence: u64) -> Span {
+        Span { first: sequence, count: 1 }
+    }
+
+    /// The number after its last.
+    pub fn end(&self) -> u64 {
+        self.first.saturating_add(self.count.into())
+    }
+
+    /// Adds a span that begins where this one ends; false when it does not.
+    pub fn join(&mut self, next: Span) -> bool {
+        match self.count.checked_add(next.count) {
+            Some(count) if self.end() == next.first => {
+                self.count = count;
+                true
             }
-            _ => spans.push(Span { first: sequence, count: 1 }),
+            _ => false,
         }
     }
-    spans
+}
+
+/// Sorts spans and joins those that touch.
+pub fn tidy(spans: &mut Vec<Span>) {
+    spans.sort_unstable_by_key(|span| span.first);
+    spans.dedup_by(|next, span| span.join(*next));
 }
 
 #[cfg(test)]
@@ -189,10 +209,12 @@ mod tests {
     fn written() -> Vec<(u8, Vec<u8>)> {
         let mut log = Lines(Vec::new());
         let mut scratch = Vec::new();
-        let message = Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: b"hi" }.to_message();
+        let message = Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: b"hi" }.to_messages();
         let targets = [(QueueId(7), 1), (QueueId(9), 300)];
-        append_enqueue(&mut log, &mut scratch, &targets, &message);
-        append_settle(&mut log, &mut scratch, QueueId(7), &spans(&mut [4, 1, 2, 9]));
+        append_enqueue(&mut log, &mut scratch, &targets, 0, message.first());
+        let mut spans = [4, 1, 2, 9].map(Span::one).to_vec();
+        tidy(&mut spans);
+        append_settle(&mut log, &mut scratch, QueueId(7), &spans);
         append_delivered(&mut log, QueueId(7), 2);
         log.0
     }
@@ -209,7 +231,7 @@ mod tests {
             text.push('\n');
         }
         expect![[r#"
-            1: 00 02 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 00 00 00 01 2c 00 03 00 00 00 02 00 01 71 00 00 68 69
+            1: 00 02 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 00 00 00 01 2c 00 00 00 11 00 03 00 00 00 02 00 01 71 00 00 68 69
             2: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 01 00 00 00 02 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
             3: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 02
         "#]]
@@ -220,7 +242,7 @@ mod tests {
     fn what_was_written_is_read() {
         let read: Vec<_> =
             written().iter().map(|(kind, payload)| Record::decode(*kind, VERSION, payload)).collect();
-        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], message: Message { bytes: b"\0\x03\0\0\0\x02\0\x01q\0\0hi", shape: Shape { route_len: 3, properties_len: 2 } } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 })]"#]]
+        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], message: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 })]"#]]
         .assert_eq(&format!("{read:?}"));
     }
 
@@ -229,9 +251,8 @@ mod tests {
         for (kind, payload) in written() {
             for end in 0..payload.len() {
                 let read = Record::decode(kind, VERSION, &payload[..end]);
-                let shorter_body = kind == ENQUEUE && end >= payload.len() - 2;
                 let fewer_spans = kind == SETTLE && end >= 8 && (end - 8) % 12 == 0;
-                assert_eq!(read.is_some(), shorter_body || fewer_spans, "kind {kind} cut at {end}");
+                assert_eq!(read.is_some(), fewer_spans, "kind {kind} cut at {end}");
             }
         }
         assert_eq!(Record::decode(99, VERSION, &[]), None);

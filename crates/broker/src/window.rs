@@ -46,14 +46,15 @@ impl Window {
         self.is_limited() && self.0.taken.load(Ordering::Acquire) >= self.0.limit.load(Ordering::Acquire)
     }
 
-    /// Takes the right to one more unacked message; false when all are taken.
-    pub fn take(&self) -> bool {
+    /// Takes the right to `wanted` more unacked messages, or to as many as are left; how many it took.
+    pub fn take(&self, wanted: u32) -> u32 {
         let limit = self.0.limit.load(Ordering::Acquire);
         if limit == 0 {
-            return true;
+            return wanted;
         }
-        let more = |taken: u32| (taken < limit).then(|| taken + 1);
-        self.0.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok()
+        let room = |taken: u32| wanted.min(limit.saturating_sub(taken));
+        let more = |taken: u32| (room(taken) > 0).then(|| taken + room(taken));
+        self.0.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).map_or(0, room)
     }
 
     /// Gives back what `count` messages had taken.
@@ -72,24 +73,24 @@ mod tests {
     #[test]
     fn takes_up_to_the_limit_and_again_after_giving_back() {
         let window = Window::default();
-        assert!((0..1000).all(|_| window.take()), "no limit");
+        assert!((0..1000).all(|_| window.take(1) == 1), "no limit");
         window.set_limit(3, 1);
-        assert_eq!([window.take(), window.take(), window.take()], [true, true, false]);
+        assert_eq!([window.take(1), window.take(1), window.take(1)], [1, 1, 0]);
         window.give_back(1);
-        assert_eq!([window.take(), window.take()], [true, false]);
+        assert_eq!([window.take(5), window.take(1)], [1, 0], "as many as are left");
         window.set_limit(4, 0);
-        assert_eq!([window.take(), window.take()], [true, false], "a new limit keeps the count");
+        assert_eq!([window.take(1), window.take(1)], [1, 0], "a new limit keeps the count");
         window.give_back(100);
-        assert_eq!((0..10).filter(|_| window.take()).count(), 4);
+        assert_eq!([window.take(3), window.take(3)], [3, 1]);
     }
 
     #[test]
     fn a_closed_window_gives_nothing_until_a_limit_is_set() {
         let window = Window::default();
-        assert!(window.take(), "no limit, so it is not counted");
+        assert_eq!(window.take(1), 1, "no limit, so it is not counted");
         window.close();
-        assert!(window.is_full() && !window.take());
+        assert!(window.is_full() && window.take(1) == 0);
         window.set_limit(3, 1);
-        assert_eq!([window.take(), window.take(), window.take()], [true, true, false]);
+        assert_eq!([window.take(1), window.take(1), window.take(1)], [1, 1, 0]);
     }
 }

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use broker::id::{ConnectionId, QueueId};
-use broker::message::{Message, Parts};
+use broker::message::{Message, Messages, Parts};
 use broker::queue::{Options, Subscription};
-use broker::record::{Log, Position, Record, VERSION};
-use broker::shard::{Batch, Command, Delivery, Effect, Publish, Reply, Request, Shard};
+use broker::record::{Log, Position, Record, Span, VERSION};
+use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Reply, Request, Shard};
 use broker::window::Window;
 use proptest::prelude::*;
 
@@ -33,12 +33,12 @@ impl Log for Journal {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Publish { connection: u64, queues: BTreeSet<u64>, persistent: bool, count: u8 },
+    Publish { connection: u64, queues: BTreeSet<u64>, persistent: bool, count: u8, run: u8 },
     Consume { connection: u64, queue: u64, prefetch: u32, no_ack: bool, priority: i32 },
     Cancel { connection: u64 },
     Get { connection: u64, queue: u64, no_ack: bool },
-    Settle { connection: u64, pick: usize },
-    Requeue { connection: u64, pick: usize },
+    Settle { connection: u64, pick: usize, count: u32 },
+    Requeue { connection: u64, pick: usize, count: u32 },
     Purge { queue: u64 },
     CloseChannel { connection: u64 },
     Disconnect { connection: u64 },
@@ -51,14 +51,16 @@ fn step() -> impl Strategy<Value = Step> {
     let connection = || 0..CONNECTIONS;
     let queue = || 0..QUEUES;
     prop_oneof![
-        6 => (connection(), proptest::collection::btree_set(queue(), 1..=3), any::<bool>(), 1..20u8)
-            .prop_map(|(connection, queues, persistent, count)| Step::Publish { connection, queues, persistent, count }),
+        6 => (connection(), proptest::collection::btree_set(queue(), 1..=3), any::<bool>(), 1..20u8, 1..9u8)
+            .prop_map(|(connection, queues, persistent, count, run)| Step::Publish { connection, queues, persistent, count, run }),
         3 => (connection(), queue(), 0..4u32, any::<bool>(), 0..3i32)
             .prop_map(|(connection, queue, prefetch, no_ack, priority)| Step::Consume { connection, queue, prefetch, no_ack, priority }),
         1 => connection().prop_map(|connection| Step::Cancel { connection }),
         2 => (connection(), queue(), any::<bool>()).prop_map(|(connection, queue, no_ack)| Step::Get { connection, queue, no_ack }),
-        6 => (connection(), any::<usize>()).prop_map(|(connection, pick)| Step::Settle { connection, pick }),
-        3 => (connection(), any::<usize>()).prop_map(|(connection, pick)| Step::Requeue { connection, pick }),
+        6 => (connection(), any::<usize>(), 1..6u32)
+            .prop_map(|(connection, pick, count)| Step::Settle { connection, pick, count }),
+        3 => (connection(), any::<usize>(), 1..6u32)
+            .prop_map(|(connection, pick, count)| Step::Requeue { connection, pick, count }),
         1 => queue().prop_map(|queue| Step::Purge { queue }),
         1 => connection().prop_map(|connection| Step::CloseChannel { connection }),
         1 => connection().prop_map(|connection| Step::Disconnect { connection }),
@@ -91,11 +93,16 @@ struct World {
     next_consumer: u32,
 }
 
-fn message(number: u64) -> Message {
-    Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &number.to_be_bytes() }.to_message()
+/// Messages with these numbers.
+fn messages(numbers: impl Iterator<Item = u64>) -> Messages {
+    let mut out = bytes::BytesMut::new();
+    for number in numbers {
+        Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &number.to_be_bytes() }.encode(&mut out);
+    }
+    Messages::decode(out.freeze()).expect("just encoded")
 }
 
-fn number_of(message: &Message) -> u64 {
+fn number_of(message: Message<'_>) -> u64 {
     u64::from_be_bytes(message.body().try_into().expect("bodies are eight bytes"))
 }
 
@@ -117,8 +124,8 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Publish { connection, queues, persistent, count } => {
-                self.publish(connection, &queues, persistent, count)
+            Step::Publish { connection, queues, persistent, count, run } => {
+                self.publish(connection, &queues, persistent, count, run);
             }
             Step::Consume { connection, queue, prefetch, no_ack, priority } => {
                 self.consume(connection, queue, prefetch, no_ack, priority);
@@ -132,15 +139,15 @@ impl World {
                 let get = Request::Get { queue: QueueId(queue), channel: 1, no_ack };
                 self.send(connection, Command::Request(u64::from(no_ack), get));
             }
-            Step::Settle { connection, pick } => {
-                if let Some((queue, sequence, number)) = self.pick(connection, pick) {
-                    self.alive.entry(queue.0).or_default().remove(&number);
-                    self.send(connection, Command::Settle(vec![(queue, sequence)]));
+            Step::Settle { connection, pick, count } => {
+                if let Some((queue, span, numbers)) = self.pick(connection, pick, count) {
+                    self.alive.entry(queue.0).or_default().retain(|number, _| !numbers.contains(number));
+                    self.send(connection, Command::Settle(vec![(queue, span)]));
                 }
             }
-            Step::Requeue { connection, pick } => {
-                if let Some((queue, sequence, _)) = self.pick(connection, pick) {
-                    self.send(connection, Command::Requeue(vec![(queue, sequence)]));
+            Step::Requeue { connection, pick, count } => {
+                if let Some((queue, span, _)) = self.pick(connection, pick, count) {
+                    self.send(connection, Command::Requeue(vec![(queue, span)]));
                 }
             }
             Step::Purge { queue } => {
@@ -180,30 +187,36 @@ impl World {
         self.send(connection, Command::Request(0, Request::Consume(QueueId(queue), subscription)));
     }
 
-    fn publish(&mut self, connection: u64, queues: &BTreeSet<u64>, persistent: bool, count: u8) {
+    /// `count` messages, of which `run` at a time lie in one piece.
+    fn publish(&mut self, connection: u64, queues: &BTreeSet<u64>, persistent: bool, count: u8, run: u8) {
         let route: Arc<[QueueId]> = queues.iter().map(|queue| QueueId(*queue)).collect();
-        let mut batch = Batch { routes: vec![route], messages: Vec::new() };
-        for _ in 0..count {
-            self.published += 1;
-            let number = self.published;
+        let mut batch = Batch { routes: vec![route], ..Batch::default() };
+        let numbers: Vec<u64> = (self.published + 1..).take(count.into()).collect();
+        self.published += u64::from(count);
+        for number in &numbers {
             for queue in queues {
                 let stored = Waiting { persistent: persistent && *queue > 0, delivered_before: false };
-                self.alive.entry(*queue).or_default().insert(number, stored);
+                self.alive.entry(*queue).or_default().insert(*number, stored);
             }
-            self.confirms.entry(connection).or_default().insert(number);
-            batch.messages.push(Publish {
-                message: message(number),
-                persistent,
-                route: 0,
-                confirm: Some((1, number)),
-            });
+            self.confirms.entry(connection).or_default().insert(*number);
+        }
+        for run in numbers.chunks(run.into()) {
+            let messages = messages(run.iter().copied());
+            batch.runs.push(Publish { messages, persistent, route: 0 });
+            batch.confirms.push(Confirm { publisher: 1, first: run[0], last: run[0] + run.len() as u64 - 1 });
         }
         self.send(connection, Command::Publish(batch));
     }
 
-    fn pick(&mut self, connection: u64, pick: usize) -> Option<(QueueId, u64, u64)> {
+    /// One of the messages that a connection holds and `count` in all from there on, whoever holds them; and the numbers
+    /// of those that this connection holds.
+    fn pick(&mut self, connection: u64, pick: usize, count: u32) -> Option<(QueueId, Span, BTreeSet<u64>)> {
         let held = self.held.entry(connection).or_default();
-        (!held.is_empty()).then(|| held.swap_remove(pick % held.len()))
+        let (queue, first, _) = *held.get(pick.checked_rem(held.len())?)?;
+        let span = Span { first, count };
+        let of_it = held.extract_if(.., |(q, sequence, _)| *q == queue && (first..span.end()).contains(sequence));
+        let numbers = of_it.map(|(_, _, number)| number).collect();
+        Some((queue, span, numbers))
     }
 
     fn end(&mut self, connection: u64, command: Command) {
@@ -242,11 +255,11 @@ impl World {
                     .find(|(_, number, _)| *number == delivery.consumer)
                     .expect("a known consumer")
                     .2;
-                *self.unwritten.entry(connection).or_default() += delivery.message.size() + 64;
+                *self.unwritten.entry(connection).or_default() += delivery.weight();
                 self.take_delivery(connection, &delivery, no_ack);
             }
-            Effect::Confirm { first, last, .. } => {
-                assert!(committed || first == last || first < last);
+            Effect::Confirm(Confirm { first, last, .. }) => {
+                assert!(committed || first <= last);
                 for number in first..=last {
                     assert!(
                         self.confirms.entry(connection).or_default().remove(&number),
@@ -265,7 +278,19 @@ impl World {
     }
 
     fn take_delivery(&mut self, connection: u64, delivery: &Delivery, no_ack: bool) {
-        let number = number_of(&delivery.message);
+        for (message, sequence) in delivery.messages.iter().zip(delivery.first..) {
+            self.take_message(connection, delivery, number_of(message), sequence, no_ack);
+        }
+    }
+
+    fn take_message(
+        &mut self,
+        connection: u64,
+        delivery: &Delivery,
+        number: u64,
+        sequence: u64,
+        no_ack: bool,
+    ) {
         let queue = self.alive.entry(delivery.queue.0).or_default();
         let waiting = queue.get_mut(&number).expect("only what is in the queue is delivered");
         assert_eq!(
@@ -277,7 +302,7 @@ impl World {
         if no_ack {
             queue.remove(&number);
         } else {
-            self.held.entry(connection).or_default().push((delivery.queue, delivery.sequence, number));
+            self.held.entry(connection).or_default().push((delivery.queue, sequence, number));
         }
     }
 
@@ -316,7 +341,7 @@ impl World {
                     panic!("an answer")
                 };
                 let Some(delivery) = got else { break };
-                seen.push((number_of(&delivery.message), delivery.redelivered));
+                seen.push((number_of(delivery.messages.first()), delivery.redelivered));
             }
             let alive = self.alive.entry(queue).or_default();
             assert_eq!(
@@ -347,7 +372,7 @@ impl World {
             for _ in &expected {
                 self.step(Step::Get { connection: 0, queue, no_ack: false });
                 drained.extend(self.held[&0].last().map(|held| held.2));
-                self.step(Step::Settle { connection: 0, pick: 0 });
+                self.step(Step::Settle { connection: 0, pick: 0, count: 1 });
             }
             assert_eq!(drained, expected, "queue {queue}");
             assert!(self.alive[&queue].is_empty());

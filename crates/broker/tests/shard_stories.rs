@@ -5,8 +5,8 @@ use std::sync::Arc;
 use broker::id::{ConnectionId, QueueId};
 use broker::message::Parts;
 use broker::queue::{Options, Subscription};
-use broker::record::{Log, Position};
-use broker::shard::{Batch, Command, DELIVERY_OVERHEAD, Effect, Publish, Request, Shard};
+use broker::record::{Log, Position, Span};
+use broker::shard::{Batch, Command, Effect, Publish, Request, Shard};
 use broker::window::Window;
 
 const QUEUE: QueueId = QueueId(1);
@@ -31,7 +31,7 @@ fn round(shard: &mut Shard, from: ConnectionId, command: Command) -> usize {
     while let Some((_, effects)) = shard.poll_effects() {
         for effect in effects {
             if let Effect::Deliver(delivery) = effect {
-                bytes += delivery.message.size() + DELIVERY_OVERHEAD;
+                bytes += delivery.weight();
             }
         }
     }
@@ -40,9 +40,8 @@ fn round(shard: &mut Shard, from: ConnectionId, command: Command) -> usize {
 
 fn publish(count: usize) -> Command {
     let parts = Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &[7; 1024] };
-    let message = parts.to_message();
-    let one = Publish { message, persistent: false, route: 0, confirm: None };
-    Command::Publish(Batch { routes: vec![Arc::from([QUEUE])], messages: vec![one; count] })
+    let one = Publish { messages: parts.to_messages(), persistent: false, route: 0 };
+    Command::Publish(Batch { routes: vec![Arc::from([QUEUE])], runs: vec![one; count], confirms: Vec::new() })
 }
 
 fn shard_with_consumer(no_ack: bool, prefetch: u32) -> Shard {
@@ -77,6 +76,6 @@ fn a_consumer_that_holds_all_it_may_is_no_congestion() {
     let unwritten = round(&mut shard, PUBLISHER, publish(4_000));
     round(&mut shard, CONSUMER, Command::Written(unwritten));
     assert!(!shard.is_congested());
-    round(&mut shard, CONSUMER, Command::Settle(vec![(QUEUE, 1)]));
+    round(&mut shard, CONSUMER, Command::Settle(vec![(QUEUE, Span::one(1))]));
     assert!(!shard.is_congested());
 }

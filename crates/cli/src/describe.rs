@@ -26,6 +26,7 @@ pub(crate) fn record(kind: u8, version: u8, payload: &[u8]) -> String {
 fn shard_record(record: &Record) -> String {
     match record {
         Record::Enqueue { targets, message } => {
+            let message = message.first();
             let targets: Vec<_> =
                 targets.iter().map(|(queue, sequence)| format!("queue {queue} #{sequence}")).collect();
             let is_persistent = Properties::new(message.properties()).is_ok_and(Properties::is_persistent);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use broker::id::{ConnectionId, QueueId};
 use broker::message::Parts;
 use broker::queue::Options;
-use broker::shard::{Batch, Command, Publish, Request};
+use broker::shard::{Batch, Command, Confirm, Publish, Request};
 use server::ledger::{Budget, Ledger, Pending, Recovery};
 use store::Files;
 use store::sim::SimDisk;
@@ -41,10 +41,10 @@ impl Broker {
 
     /// Publishes a message with a body of this size, takes it without ack, and syncs.
     fn pass_through(&mut self, size: usize) {
-        let message =
-            Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &vec![7; size] }.to_message();
-        let publish = Publish { message, persistent: true, route: 0, confirm: Some((1, 1)) };
-        let batch = Batch { routes: vec![Arc::from([QUEUE])], messages: vec![publish] };
+        let parts = Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &vec![7; size] };
+        let publish = Publish { messages: parts.to_messages(), persistent: true, route: 0 };
+        let confirms = vec![Confirm { publisher: 1, first: 1, last: 1 }];
+        let batch = Batch { routes: vec![Arc::from([QUEUE])], runs: vec![publish], confirms };
         self.ledger.handle(CLIENT, Command::Publish(batch));
         let get = Request::Get { queue: QUEUE, channel: 1, no_ack: true };
         self.ledger.handle(CLIENT, Command::Request(1, get));

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use broker::id::{ConnectionId, QueueId};
 use broker::message::Parts;
 use broker::queue::{Options, Subscription};
-use broker::shard::{Batch, Command, Delivery, Effect, Publish, Reply, Request};
+use broker::record::Span;
+use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Reply, Request};
 use broker::window::Window;
 use server::journal::{Journal, Progress};
 use server::ledger::{Budget, Ledger, Pending, Recovery};
@@ -175,7 +176,7 @@ impl Broker {
             for effect in effects {
                 match effect {
                     Effect::Deliver(delivery) => self.deliveries.push(delivery),
-                    Effect::Confirm { first, last, .. } => self.confirmed += last - first + 1,
+                    Effect::Confirm(Confirm { first, last, .. }) => self.confirmed += last - first + 1,
                     Effect::Reply(_, reply) => assert_eq!(reply.expect("the queue exists"), Reply::Consuming),
                     Effect::Cancelled(_) => panic!("nobody cancels"),
                 }
@@ -184,19 +185,15 @@ impl Broker {
     }
 
     fn publish(&mut self, count: u64) {
-        let mut batch = Batch { routes: vec![Arc::from([QUEUE])], messages: Vec::new() };
+        let mut batch = Batch { routes: vec![Arc::from([QUEUE])], ..Batch::default() };
+        let first = self.published + 1;
         for _ in 0..count {
             self.published += 1;
             let body = self.published.to_be_bytes();
-            let message =
-                Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &body }.to_message();
-            batch.messages.push(Publish {
-                message,
-                persistent: true,
-                route: 0,
-                confirm: Some((1, self.published)),
-            });
+            let parts = Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &body };
+            batch.runs.push(Publish { messages: parts.to_messages(), persistent: true, route: 0 });
         }
+        batch.confirms.push(Confirm { publisher: 1, first, last: self.published });
         self.handle(Command::Publish(batch));
     }
 
@@ -217,8 +214,8 @@ impl Broker {
     fn ack(&mut self) -> usize {
         let deliveries = std::mem::take(&mut self.deliveries);
         for delivery in &deliveries {
-            self.handle(Command::Written(delivery.message.size() + broker::shard::DELIVERY_OVERHEAD));
-            self.handle(Command::Settle(vec![(QUEUE, delivery.sequence)]));
+            self.handle(Command::Written(delivery.weight()));
+            self.handle(Command::Settle(vec![(QUEUE, Span::one(delivery.first))]));
         }
         deliveries.len()
     }
@@ -310,7 +307,7 @@ fn acks_that_keep_coming_are_synced() {
     let deliveries = std::mem::take(&mut broker.deliveries);
     assert_eq!(deliveries.len(), 2000);
     for (acked, delivery) in deliveries.iter().enumerate() {
-        broker.handle(Command::Settle(vec![(QUEUE, delivery.sequence)]));
+        broker.handle(Command::Settle(vec![(QUEUE, Span::one(delivery.first))]));
         // An ack every ten milliseconds, unless something happens before: twenty seconds if nothing ever does.
         if broker.progress.recv_timeout(SYNC_DELAY / 20).is_ok() {
             println!("{acked} acks until they were synced");

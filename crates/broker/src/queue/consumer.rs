@@ -36,10 +36,22 @@ pub(crate) struct Consumer {
 }
 
 impl Consumer {
-    fn has_credit(&self) -> bool {
-        let prefetch = self.subscription.prefetch;
-        prefetch == 0 || self.in_flight < prefetch
+    /// How many messages more it may hold; without acks it holds none.
+    fn credit(&self) -> u32 {
+        match self.subscription.prefetch {
+            0 => u32::MAX - self.in_flight,
+            _ if self.subscription.no_ack => u32::MAX,
+            prefetch => prefetch.saturating_sub(self.in_flight),
+        }
     }
+}
+
+/// Who gets the next messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) place: Place,
+    /// At most so many: at least one.
+    pub(crate) count: u32,
 }
 
 /// A consumer's place in its queue. Places are reused, so whoever keeps one also keeps the consumer's number.
@@ -102,30 +114,39 @@ impl Consumers {
     /// Whether somebody could take a message now.
     pub(crate) fn anyone_free(&self, writable: impl Fn(usize) -> bool) -> bool {
         let has_room = |c: &Consumer| c.subscription.no_ack || !c.subscription.window.is_full();
-        self.all.iter().any(|(_, c)| c.has_credit() && writable(c.connection) && has_room(c))
+        self.all.iter().any(|(_, c)| c.credit() > 0 && writable(c.connection) && has_room(c))
     }
 
-    /// Picks who gets the next message, and counts it as held unless it needs no ack.
+    /// Picks who gets the next of `ready` messages, and counts them as held unless no ack is needed. One message at a
+    /// time, so that consumers take turns; one that is alone gets as many as it may hold.
     /// `writable` says whether a connection can be given more. The one picked goes to the end of its turn.
-    pub(crate) fn pick(&mut self, writable: impl Fn(usize) -> bool) -> Option<(Place, &Consumer)> {
+    pub(crate) fn pick(&mut self, ready: u32, writable: impl Fn(usize) -> bool) -> Option<Turn> {
         let Consumers { all, turns } = self;
+        let wanted = if all.len() == 1 { ready } else { 1 };
         for (_, turn) in turns {
             for _ in 0..turn.len() {
                 let place = turn[0];
                 turn.rotate_left(1);
                 let consumer = &mut all[place];
-                if !consumer.has_credit() || !writable(consumer.connection) {
+                let credit = consumer.credit().min(wanted);
+                if credit == 0 || !writable(consumer.connection) {
                     continue;
                 }
                 if consumer.subscription.no_ack {
-                    return Some((place, &all[place]));
+                    return Some(Turn { place, count: credit });
                 }
-                if consumer.subscription.window.take() {
-                    consumer.in_flight += 1;
-                    return Some((place, &all[place]));
+                let count = consumer.subscription.window.take(credit);
+                if count > 0 {
+                    consumer.in_flight += count;
+                    return Some(Turn { place, count });
                 }
             }
         }
         None
+    }
+
+    /// The consumer at `place`.
+    pub(crate) fn get(&self, place: Place) -> &Consumer {
+        &self.all[place]
     }
 }

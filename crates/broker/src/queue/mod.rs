@@ -6,12 +6,13 @@
 mod consumer;
 
 pub use consumer::Subscription;
-pub(crate) use consumer::{Consumer, Consumers, Place};
+pub(crate) use consumer::{Consumer, Consumers, Place, Turn};
 
 use crate::id::QueueId;
-use crate::message::Message;
-use crate::record::Position;
-use crate::sequence::Sequence;
+use crate::message::Messages;
+use crate::record::{Position, Span, tidy};
+use crate::sequence::{Sequence, Stretch};
+use crate::shard::Delivery;
 
 /// What a shard must know of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,25 +32,41 @@ impl Options {
     }
 }
 
-/// Where the log holds a message.
+/// Where the log holds messages that were written one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
-    /// Position of its record.
+    /// Position of the first record that was written together with theirs.
     pub(crate) position: Position,
-    /// This queue's share of the record's bytes: a record can serve many queues.
-    pub(crate) share: u32,
+    /// How many were written from there to the first of these: with the position it names a record.
+    pub(crate) nth: u32,
+    /// Queues that share each record.
+    pub(crate) targets: u32,
 }
 
-/// A message in a queue.
+/// Messages of a queue whose sequence numbers follow each other and that share everything else.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) message: Message,
-    /// `None`: it is in memory only.
+pub(crate) struct Run {
+    pub(crate) messages: Messages,
+    /// `None`: they are in memory only.
     pub(crate) stored: Option<Stored>,
     pub(crate) redelivered: bool,
 }
 
-/// Who holds an unacked message.
+impl Stretch for Run {
+    fn count(&self) -> u32 {
+        self.messages.count()
+    }
+
+    fn split_to(&mut self, count: u32) -> Run {
+        let first = Run { messages: self.messages.split_to(count), ..*self };
+        if let Some(stored) = &mut self.stored {
+            stored.nth += count;
+        }
+        first
+    }
+}
+
+/// Who holds unacked messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     /// Its connection's place in the shard.
@@ -61,8 +78,18 @@ pub(crate) struct Holder {
 
 #[derive(Debug)]
 struct Unacked {
-    entry: Entry,
+    run: Run,
     holder: Holder,
+}
+
+impl Stretch for Unacked {
+    fn count(&self) -> u32 {
+        self.run.count()
+    }
+
+    fn split_to(&mut self, count: u32) -> Unacked {
+        Unacked { run: self.run.split_to(count), holder: self.holder }
+    }
 }
 
 #[derive(Debug)]
@@ -73,14 +100,14 @@ pub(crate) struct Queue {
     pub(crate) closing: bool,
     /// It is in its shard's list of queues to look at.
     pub(crate) touched: bool,
-    ready: Sequence<Entry>,
+    ready: Sequence<Run>,
     unacked: Sequence<Unacked>,
     next_sequence: u64,
     /// Highest sequence number that was given out, and the highest that the log knows of.
     delivered: u64,
     delivered_logged: u64,
     /// Stored messages settled in this round, not yet in the log.
-    settled: Vec<u64>,
+    settled: Vec<Span>,
 }
 
 impl Queue {
@@ -116,81 +143,105 @@ impl Queue {
         self.unacked.len()
     }
 
-    /// The number that the next message gets.
-    pub(crate) fn take_sequence(&mut self) -> u64 {
+    /// The first of the numbers that the next `count` messages get.
+    pub(crate) fn take_sequence(&mut self, count: u32) -> u64 {
         let sequence = self.next_sequence;
-        self.next_sequence += 1;
+        self.next_sequence += u64::from(count);
         sequence
     }
 
-    /// A number has been used: later messages get higher ones.
-    pub(crate) fn saw_sequence(&mut self, sequence: u64) {
-        self.next_sequence = self.next_sequence.max(sequence + 1);
+    /// Numbers below `end` have been used: later messages get higher ones.
+    pub(crate) fn saw_sequence(&mut self, end: u64) {
+        self.next_sequence = self.next_sequence.max(end);
     }
 
-    pub(crate) fn enqueue(&mut self, sequence: u64, entry: Entry) {
-        self.ready.insert(sequence, entry);
+    pub(crate) fn enqueue(&mut self, first: u64, run: Run) {
+        self.ready.insert(first, run);
     }
 
-    /// Takes the next message out of the queue for good.
-    pub(crate) fn take(&mut self) -> Option<(u64, Entry)> {
-        let (sequence, entry) = self.ready.pop_first()?;
-        self.note_delivery(sequence, &entry);
-        self.note_settled(sequence, &entry);
-        Some((sequence, entry))
+    /// How many messages the next delivery can carry; `None` when none waits.
+    pub(crate) fn next_run_len(&self) -> Option<u32> {
+        self.ready.first().map(|(_, run)| run.count())
     }
 
-    /// Gives the next message to `holder`, who will settle it or give it back.
-    pub(crate) fn lend(&mut self, holder: Holder) -> Option<(u64, &Entry)> {
-        let (sequence, entry) = self.ready.pop_first()?;
-        self.note_delivery(sequence, &entry);
-        self.unacked.insert(sequence, Unacked { entry, holder });
-        self.unacked.get(sequence).map(|unacked| (sequence, &unacked.entry))
-    }
-
-    /// The holder is done with a message: it leaves the queue. `None`: that connection does not hold it.
-    pub(crate) fn settle(&mut self, connection: usize, sequence: u64) -> Option<Entry> {
-        let entry = self.release(connection, sequence)?;
-        self.note_settled(sequence, &entry);
-        Some(entry)
-    }
-
-    /// The holder gives a message back, to its old place.
-    pub(crate) fn requeue(&mut self, connection: usize, sequence: u64) -> bool {
-        let Some(mut entry) = self.release(connection, sequence) else {
-            return false;
+    /// Gives the next messages to a consumer; its connection and what it gets. What needs no ack is settled.
+    pub(crate) fn hand_out(
+        &mut self,
+        id: QueueId,
+        turn: Turn,
+        gone: impl FnOnce(&Run),
+    ) -> Option<(usize, Delivery)> {
+        let consumer = self.consumers.get(turn.place);
+        let (connection, subscription) = (consumer.connection, &consumer.subscription);
+        let (number, channel) = (subscription.consumer, subscription.channel);
+        let (first, run) = if subscription.no_ack {
+            let taken = self.take(turn.count)?;
+            gone(&taken.1);
+            taken
+        } else {
+            self.lend(Holder { connection, channel, consumer: Some((turn.place, number)) }, turn.count)?
         };
-        entry.redelivered = true;
-        self.ready.insert(sequence, entry);
-        true
+        let Run { messages, redelivered, .. } = run;
+        Some((connection, Delivery { consumer: number, queue: id, first, redelivered, messages }))
     }
 
-    /// Takes back all that a connection, or one channel of it, holds. True when there was anything.
-    pub(crate) fn requeue_all(&mut self, connection: usize, channel: Option<u16>) -> bool {
+    /// Takes the next messages, at most `count_max`, out of the queue for good.
+    pub(crate) fn take(&mut self, count_max: u32) -> Option<(u64, Run)> {
+        let (first, run) = self.ready.pop_first(count_max)?;
+        self.note_delivery(first, &run);
+        self.note_settled(first, &run);
+        Some((first, run))
+    }
+
+    /// Gives the next messages, at most `count_max`, to `holder`, who will settle them or give them back.
+    pub(crate) fn lend(&mut self, holder: Holder, count_max: u32) -> Option<(u64, Run)> {
+        let (first, run) = self.ready.pop_first(count_max)?;
+        self.note_delivery(first, &run);
+        self.unacked.insert(first, Unacked { run: run.clone(), holder });
+        Some((first, run))
+    }
+
+    /// The holder is done with messages: they leave the queue. Those that this connection does not hold stay.
+    pub(crate) fn settle(&mut self, connection: usize, span: Span, mut gone: impl FnMut(&Run)) {
+        let Queue { unacked, consumers, settled, .. } = self;
+        unacked.remove(span.first, last(span), |unacked| unacked.holder.connection == connection, |first, unacked| {
+            release(consumers, &unacked);
+            note_settled(settled, first, &unacked.run);
+            gone(&unacked.run);
+        });
+    }
+
+    /// The holder gives messages back, to their old places.
+    pub(crate) fn requeue(&mut self, connection: usize, span: Span) {
+        let Queue { unacked, consumers, ready, .. } = self;
+        unacked.remove(span.first, last(span), |unacked| unacked.holder.connection == connection, |first, unacked| {
+            release(consumers, &unacked);
+            ready.insert(first, Run { redelivered: true, ..unacked.run });
+        });
+    }
+
+    /// Takes back all that a connection, or one channel of it, holds.
+    pub(crate) fn requeue_all(&mut self, connection: usize, channel: Option<u16>) {
         let of_it =
             |holder: Holder| holder.connection == connection && channel.is_none_or(|c| c == holder.channel);
-        let taken = self.unacked.extract(|unacked| of_it(unacked.holder));
-        let any = !taken.is_empty();
-        for (sequence, Unacked { mut entry, .. }) in taken {
-            entry.redelivered = true;
-            self.ready.insert(sequence, entry);
+        for (first, Unacked { run, .. }) in self.unacked.extract(|unacked| of_it(unacked.holder)) {
+            self.ready.insert(first, Run { redelivered: true, ..run });
         }
-        any
     }
 
     /// Empties the queue of what waits; what is unacked stays.
-    pub(crate) fn purge(&mut self) -> Vec<Entry> {
-        let mut entries = Vec::with_capacity(self.ready.len());
-        while let Some((sequence, entry)) = self.ready.pop_first() {
-            self.note_settled(sequence, &entry);
-            entries.push(entry);
+    pub(crate) fn purge(&mut self) -> Vec<Run> {
+        let mut runs = Vec::new();
+        while let Some((first, run)) = self.ready.pop_first(u32::MAX) {
+            self.note_settled(first, &run);
+            runs.push(run);
         }
-        entries
+        runs
     }
 
-    /// Recovery: a settled message is gone.
-    pub(crate) fn forget(&mut self, sequence: u64) -> Option<Entry> {
-        self.ready.remove(sequence)
+    /// Recovery: settled messages are gone.
+    pub(crate) fn forget(&mut self, span: Span, mut gone: impl FnMut(&Run)) {
+        self.ready.remove(span.first, last(span), |_| true, |_, run| gone(&run));
     }
 
     /// Recovery: all up to `last` may have been delivered before.
@@ -201,14 +252,16 @@ impl Queue {
 
     /// Recovery is over: flags what may have been delivered before.
     pub(crate) fn flag_redelivered(&mut self) {
-        for (sequence, entry) in self.ready.iter_mut() {
-            entry.redelivered = sequence <= self.delivered;
+        for (first, run) in self.ready.iter_mut() {
+            run.redelivered = first <= self.delivered;
         }
     }
 
-    /// Sequence numbers of stored messages that were settled since the last call.
-    pub(crate) fn take_settled(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.settled)
+    /// Stored messages that were settled since the last call.
+    pub(crate) fn take_settled(&mut self) -> Vec<Span> {
+        let mut settled = std::mem::take(&mut self.settled);
+        tidy(&mut settled);
+        settled
     }
 
     /// The highest number that was given out, if the log has not heard of it yet.
@@ -224,60 +277,73 @@ impl Queue {
     }
 
     /// All messages, waiting and unacked.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, &Entry)> {
-        let unacked = self.unacked.iter().map(|(sequence, unacked)| (sequence, &unacked.entry));
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, &Run)> {
+        let unacked = self.unacked.iter().map(|(first, unacked)| (first, &unacked.run));
         self.ready.iter().chain(unacked)
     }
 
     /// The same, to change where the log holds them.
-    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = (u64, &mut Entry)> {
-        let unacked = self.unacked.iter_mut().map(|(sequence, unacked)| (sequence, &mut unacked.entry));
-        self.ready.iter_mut().chain(unacked)
+    pub(crate) fn runs_mut(&mut self) -> impl Iterator<Item = &mut Run> {
+        let unacked = self.unacked.iter_mut().map(|(_, unacked)| &mut unacked.run);
+        self.ready.iter_mut().map(|(_, run)| run).chain(unacked)
     }
 
-    fn release(&mut self, connection: usize, sequence: u64) -> Option<Entry> {
-        let held = self.unacked.get(sequence)?;
-        if held.holder.connection != connection {
-            return None;
-        }
-        let Unacked { entry, holder } = self.unacked.remove(sequence)?;
-        if let Some((place, number)) = holder.consumer
-            && let Some(consumer) = self.consumers.get_mut(place, connection, number)
-        {
-            consumer.in_flight -= 1;
-        }
-        Some(entry)
-    }
-
-    fn note_delivery(&mut self, sequence: u64, entry: &Entry) {
-        if entry.stored.is_some() {
-            self.delivered = self.delivered.max(sequence);
+    fn note_delivery(&mut self, first: u64, run: &Run) {
+        if run.stored.is_some() {
+            self.delivered = self.delivered.max(first + u64::from(run.count()) - 1);
         }
     }
 
-    fn note_settled(&mut self, sequence: u64, entry: &Entry) {
-        if entry.stored.is_some() {
-            self.settled.push(sequence);
-        }
+    fn note_settled(&mut self, first: u64, run: &Run) {
+        note_settled(&mut self.settled, first, run);
     }
 
     /// Panics where an invariant does not hold.
     pub(crate) fn check(&self) {
-        for (sequence, _) in self.entries() {
-            assert!(sequence < self.next_sequence, "{sequence} was never given out");
+        for (first, run) in self.runs() {
+            let end = first + u64::from(run.count());
+            assert!(end <= self.next_sequence, "{end} was never given out");
+            assert_eq!(Messages::decode(run.messages.as_bytes().to_vec().into()).as_ref(), Some(&run.messages));
         }
-        for (sequence, _) in self.unacked.iter() {
-            assert!(self.ready.get(sequence).is_none(), "{sequence} both waits and is out");
+        for (first, unacked) in self.unacked.iter() {
+            for sequence in first..first + u64::from(unacked.count()) {
+                assert!(self.ready.get(sequence).is_none(), "{sequence} both waits and is out");
+            }
         }
         for (place, consumer) in self.consumers.iter() {
             let held = self.unacked.iter().filter(|(_, unacked)| {
                 let of_it = unacked.holder.consumer == Some((place, consumer.subscription.consumer));
                 of_it && unacked.holder.connection == consumer.connection
             });
-            let held = held.count();
+            let held: usize = held.map(|(_, unacked)| unacked.count() as usize).sum();
             assert_eq!(held, consumer.in_flight as usize, "count of unacked messages");
             let prefetch = consumer.subscription.prefetch as usize;
             assert!(prefetch == 0 || held <= prefetch, "{held} unacked with prefetch {prefetch}");
         }
     }
+}
+
+/// The consumer that held them may take others.
+fn release(consumers: &mut Consumers, unacked: &Unacked) {
+    let Holder { connection, consumer, .. } = unacked.holder;
+    if let Some((place, number)) = consumer
+        && let Some(consumer) = consumers.get_mut(place, connection, number)
+    {
+        consumer.in_flight -= unacked.count();
+    }
+}
+
+fn note_settled(settled: &mut Vec<Span>, first: u64, run: &Run) {
+    if run.stored.is_none() {
+        return;
+    }
+    let span = Span { first, count: run.count() };
+    if !settled.last_mut().is_some_and(|before| before.join(span)) {
+        settled.push(span);
+    }
+}
+
+/// The last number of a span, which is not empty.
+fn last(span: Span) -> u64 {
+    span.end() - 1
 }

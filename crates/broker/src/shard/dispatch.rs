@@ -1,9 +1,9 @@
 //! From queues to consumers, and back.
 
-use super::{Delivery, Effect, Notice, Shard};
+use super::{Effect, Notice, Shard};
 use crate::id::{ConnectionId, QueueId};
-use crate::queue::{Entry, Holder, Place};
-use crate::record::{self, Log};
+use crate::queue::Place;
+use crate::record::{self, Log, Span};
 
 /// Messages that may wait before a queue whose consumers are busy counts as congested.
 const CONGESTED_LEN: usize = 1024;
@@ -15,28 +15,13 @@ impl Shard {
         let Some(queue) = queues.get_mut(&id).filter(|queue| !queue.closing) else {
             return;
         };
-        while queue.ready_len() > 0 {
-            let Some((place, consumer)) = queue.consumers.pick(|connection| outbox.is_writable(connection))
-            else {
+        while let Some(ready) = queue.next_run_len() {
+            let Some(turn) = queue.consumers.pick(ready, |connection| outbox.is_writable(connection)) else {
                 *congested |= *progressed && queue.ready_len() > CONGESTED_LEN;
                 return;
             };
-            let (connection, number) = (consumer.connection, consumer.subscription.consumer);
-            let delivery = if consumer.subscription.no_ack {
-                let Some((sequence, entry)) = queue.take() else {
-                    return;
-                };
-                usage.remove(&entry);
-                let Entry { message, redelivered, .. } = entry;
-                Delivery { consumer: number, queue: id, sequence, redelivered, message }
-            } else {
-                let channel = consumer.subscription.channel;
-                let holder = Holder { connection, channel, consumer: Some((place, number)) };
-                let Some((sequence, entry)) = queue.lend(holder) else {
-                    return;
-                };
-                let message = entry.message.clone();
-                Delivery { consumer: number, queue: id, sequence, redelivered: entry.redelivered, message }
+            let Some((connection, delivery)) = queue.hand_out(id, turn, |settled| usage.remove(settled)) else {
+                return;
             };
             outbox.push_at(connection, Effect::Deliver(delivery));
         }
@@ -48,40 +33,37 @@ impl Shard {
             return;
         };
         let delivered = queue.take_delivered();
-        let mut settled = queue.take_settled();
+        let settled = queue.take_settled();
         if let Some(last) = delivered {
             let position = record::append_delivered(log, id, last);
             self.append_at(position);
         }
         if !settled.is_empty() {
-            let spans = record::spans(&mut settled);
-            let position = record::append_settle(log, &mut self.scratch, id, &spans);
+            let position = record::append_settle(log, &mut self.scratch, id, &settled);
             self.append_at(position);
         }
     }
 
-    pub(super) fn settle(&mut self, from: ConnectionId, messages: &[(QueueId, u64)]) {
+    pub(super) fn settle(&mut self, from: ConnectionId, messages: &[(QueueId, Span)]) {
         let Some(connection) = self.outbox.find(from) else {
             return;
         };
-        for (id, sequence) in messages {
-            let Some(queue) = self.queues.get_mut(id) else {
-                continue;
-            };
-            if let Some(entry) = queue.settle(connection, *sequence) {
-                self.usage.remove(&entry);
-                self.touch(*id);
+        for (id, span) in messages {
+            if let Some(queue) = self.queues.get_mut(id) {
+                queue.settle(connection, *span, |run| self.usage.remove(run));
+                queue.touch(&mut self.touched, *id);
             }
         }
     }
 
-    pub(super) fn requeue(&mut self, from: ConnectionId, messages: &[(QueueId, u64)]) {
+    pub(super) fn requeue(&mut self, from: ConnectionId, messages: &[(QueueId, Span)]) {
         let Some(connection) = self.outbox.find(from) else {
             return;
         };
-        for (id, sequence) in messages {
-            if self.queues.get_mut(id).is_some_and(|queue| queue.requeue(connection, *sequence)) {
-                self.touch(*id);
+        for (id, span) in messages {
+            if let Some(queue) = self.queues.get_mut(id) {
+                queue.requeue(connection, *span);
+                queue.touch(&mut self.touched, *id);
             }
         }
     }

@@ -23,10 +23,9 @@ use rustc_hash::FxHashMap;
 
 use crate::error::Error;
 use crate::id::{ConnectionId, QueueId};
-use crate::message::Message;
+use crate::message::Messages;
 use crate::queue::{Options, Queue, Subscription};
-use crate::record::{Log, Position};
-pub use outbox::DELIVERY_OVERHEAD;
+use crate::record::{Log, Position, Span};
 use outbox::Outbox;
 use usage::Usage;
 
@@ -35,21 +34,32 @@ use usage::Usage;
 pub struct Batch {
     /// The sets of queues that the messages go to: few, and mostly one.
     pub routes: Vec<Arc<[QueueId]>>,
-    /// The messages, in the order in which they came.
-    pub messages: Vec<Publish>,
+    /// The messages, for each queue in the order in which they came: those that share everything together.
+    pub runs: Vec<Publish>,
+    /// What to confirm when all of these messages are safe.
+    pub confirms: Vec<Confirm>,
 }
 
-/// One message of a batch.
+/// Confirm numbers of one publisher that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirm {
+    /// The session's own number for who published them.
+    pub publisher: u32,
+    /// Lowest number.
+    pub first: u64,
+    /// Highest number.
+    pub last: u64,
+}
+
+/// Messages of a batch that share everything but their content.
 #[derive(Clone, Debug)]
 pub struct Publish {
-    /// The message.
-    pub message: Message,
-    /// It must survive a restart, in queues that do.
+    /// The messages.
+    pub messages: Messages,
+    /// They must survive a restart, in queues that do.
     pub persistent: bool,
-    /// Which of the batch's routes it takes.
+    /// Which of the batch's routes they take.
     pub route: usize,
-    /// Who waits for a confirm, by the session's own number for it, and the confirm's number there.
-    pub confirm: Option<(u32, u64)>,
 }
 
 /// What a session asks of a shard without waiting for an answer, or with one.
@@ -57,10 +67,10 @@ pub struct Publish {
 pub enum Command {
     /// Put messages into queues.
     Publish(Batch),
-    /// Messages that this connection holds are done with: queue and sequence number.
-    Settle(Vec<(QueueId, u64)>),
+    /// Messages that this connection holds are done with.
+    Settle(Vec<(QueueId, Span)>),
     /// Messages that this connection holds go back to their places.
-    Requeue(Vec<(QueueId, u64)>),
+    Requeue(Vec<(QueueId, Span)>),
     /// So many bytes of deliveries have been written to the socket.
     Written(usize),
     /// The window of this channel has room again: consumers that stopped because of it go on.
@@ -132,35 +142,28 @@ pub enum Reply {
     Synced,
 }
 
-/// A message on its way to a consumer, or to who asked for it.
+/// Messages on their way to a consumer, or to who asked for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The session's number of the consumer; 0 for basic.get.
     pub consumer: u32,
-    /// Where it comes from.
+    /// Where they come from.
     pub queue: QueueId,
-    /// Its number there: what to name when it is settled.
-    pub sequence: u64,
-    /// It may have been delivered before.
+    /// The number of the first one there, the others follow: what to name when they are settled.
+    pub first: u64,
+    /// They may have been delivered before.
     pub redelivered: bool,
-    /// The message.
-    pub message: Message,
+    /// The messages.
+    pub messages: Messages,
 }
 
 /// What happens at a connection because of what happened in the shard.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Deliver a message.
+    /// Deliver messages.
     Deliver(Delivery),
-    /// Messages with these confirm numbers, first to last, are safe.
-    Confirm {
-        /// Who published them.
-        publisher: u32,
-        /// Lowest number.
-        first: u64,
-        /// Highest number.
-        last: u64,
-    },
+    /// Messages with these confirm numbers are safe.
+    Confirm(Confirm),
     /// The answer to a request.
     Reply(u64, Result<Reply, Error>),
     /// The queue of this consumer is gone, and so is the consumer.
@@ -204,7 +207,7 @@ impl Shard {
     /// A queue is deleted: its messages go, its consumers are told.
     pub fn drop_queue(&mut self, queue: QueueId) {
         if let Some(dropped) = self.queues.remove(&queue) {
-            dropped.entries().for_each(|(_, entry)| self.usage.remove(entry));
+            dropped.runs().for_each(|(_, run)| self.usage.remove(run));
             for (_, consumer) in dropped.consumers.iter() {
                 self.outbox.push_at(consumer.connection, Effect::Cancelled(consumer.subscription.consumer));
             }
@@ -278,15 +281,15 @@ impl Shard {
 
     /// Bytes of the log that hold messages still in a queue.
     pub fn live_bytes(&self) -> u64 {
-        self.usage.log
+        self.usage.log()
     }
 
     /// Panics where an invariant does not hold, or where a message waits though a consumer could take it. Slow: for
     /// tests, between rounds.
     pub fn check(&self) {
         let mut usage = Usage::default();
-        self.queues.values().flat_map(Queue::entries).for_each(|(_, entry)| usage.add(entry));
-        assert_eq!(self.usage, usage, "what all entries take");
+        self.queues.values().flat_map(Queue::runs).for_each(|(_, run)| usage.add(run));
+        assert_eq!(self.usage, usage, "what all messages take");
         for queue in self.queues.values() {
             queue.check();
             let free = queue.consumers.anyone_free(|connection| self.outbox.is_writable(connection));

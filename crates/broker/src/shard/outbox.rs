@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
-use super::Effect;
+use super::{Delivery, Effect};
 use crate::id::{ConnectionId, QueueId};
 use crate::record::Position;
 
@@ -14,7 +14,14 @@ use crate::record::Position;
 pub(super) const UNWRITTEN_MAX: usize = 1 << 20;
 
 /// What a delivery counts beside its message, bytes.
-pub const DELIVERY_OVERHEAD: usize = 64;
+const DELIVERY_OVERHEAD: usize = 64;
+
+impl Delivery {
+    /// About how many bytes it will take on the wire: what to report as written.
+    pub fn weight(&self) -> usize {
+        self.messages.size() + self.messages.count() as usize * DELIVERY_OVERHEAD
+    }
+}
 
 /// What a shard knows of a connection.
 #[derive(Debug)]
@@ -89,7 +96,7 @@ impl Outbox {
             return;
         };
         if let Effect::Deliver(delivery) = &effect {
-            connection.unwritten += delivery.message.size() + DELIVERY_OVERHEAD;
+            connection.unwritten += delivery.weight();
         }
         if connection.effects.is_empty() {
             self.ready.push_back(place);

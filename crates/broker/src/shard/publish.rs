@@ -2,48 +2,37 @@
 
 use super::{Batch, Effect, Publish, Shard};
 use crate::id::{ConnectionId, QueueId};
-use crate::queue::{Entry, Stored};
+use crate::message::Messages;
+use crate::queue::{Run, Stored};
 use crate::record::{self, Log, Position};
 
 /// Queues that one record may name; a wider fan-out takes several records.
 const RECORD_QUEUES_MAX: usize = 10_000;
 
-/// Confirm numbers of one publisher that follow each other and can be given together.
+/// Records that were written one after the other.
 #[derive(Clone, Copy)]
-struct Confirmable {
-    publisher: u32,
-    first: u64,
-    last: u64,
-    /// Position of the last record they rest on; `None`: nothing had to be stored.
-    position: Option<Position>,
+struct Written {
+    first: Position,
+    last: Position,
 }
 
 impl Shard {
     pub(super) fn publish(&mut self, from: ConnectionId, batch: Batch, log: &mut impl Log) {
-        let mut run: Option<Confirmable> = None;
-        let Batch { routes, messages } = batch;
-        for publish in messages {
-            let confirm = publish.confirm;
+        let Batch { routes, runs, confirms } = batch;
+        let mut last = None;
+        for publish in runs {
             let route = &routes[publish.route];
-            let position = self.enqueue(publish, route, log);
-            let Some((publisher, number)) = confirm else {
-                continue;
-            };
-            match &mut run {
-                Some(run) if run.publisher == publisher && run.last + 1 == number => {
-                    run.last = number;
-                    run.position = position.or(run.position);
-                }
-                _ => {
-                    self.confirm(from, run.take());
-                    run = Some(Confirmable { publisher, first: number, last: number, position });
-                }
+            last = self.enqueue(publish, route, log).or(last);
+        }
+        for effect in confirms.into_iter().map(Effect::Confirm) {
+            match last {
+                Some(position) => self.outbox.hold(position, from, effect),
+                None => self.outbox.push(from, effect),
             }
         }
-        self.confirm(from, run);
     }
 
-    /// Puts a message into the queues of its route; the position of its record, if it needed one.
+    /// Puts messages into the queues of their route; the position of their last record, if they needed one.
     fn enqueue(&mut self, publish: Publish, route: &[QueueId], log: &mut impl Log) -> Option<Position> {
         if let [id] = route {
             return self.enqueue_one(publish, *id, log);
@@ -53,76 +42,63 @@ impl Shard {
     }
 
     fn enqueue_one(&mut self, publish: Publish, id: QueueId, log: &mut impl Log) -> Option<Position> {
-        let Publish { message, persistent, .. } = publish;
+        let Publish { messages, persistent, .. } = publish;
         let queue = self.queues.get_mut(&id)?;
-        let sequence = queue.take_sequence();
-        let mut position = None;
-        if persistent && queue.options.durable {
-            position = Some(record::append_enqueue(log, &mut self.scratch, &[(id, sequence)], &message));
-        }
-        let stored = position.map(|position| Stored { position, share: share(1, &message) });
-        let entry = Entry { message, stored, redelivered: false };
-        self.usage.add(&entry);
-        queue.enqueue(sequence, entry);
-        queue.touch(&mut self.touched, id);
-        self.last_append = position.or(self.last_append);
-        position
+        let first = queue.take_sequence(messages.count());
+        let durable = persistent && queue.options.durable;
+        let written = durable.then(|| self.write(&[(id, first)], &messages, log));
+        let stored = written.map(|written| Stored { position: written.first, nth: 0, targets: 1 });
+        self.place(id, first, Run { messages, stored, redelivered: false });
+        written.map(|written| written.last)
     }
 
-    /// One record for all queues that keep it.
+    /// One record per message for all queues that keep it.
     fn enqueue_many(&mut self, publish: &Publish, route: &[QueueId], log: &mut impl Log) -> Option<Position> {
-        let Publish { message, persistent, .. } = publish;
+        let Publish { messages, persistent, .. } = publish;
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
         for id in route {
             let Some(queue) = self.queues.get_mut(id) else { continue };
-            let sequence = queue.take_sequence();
+            let first = queue.take_sequence(messages.count());
             if *persistent && queue.options.durable {
-                targets.push((*id, sequence));
+                targets.push((*id, first));
             } else {
-                self.place(
-                    *id,
-                    sequence,
-                    Entry { message: message.clone(), stored: None, redelivered: false },
-                );
+                self.place(*id, first, Run { messages: messages.clone(), stored: None, redelivered: false });
             }
         }
-        let mut position = None;
-        if !targets.is_empty() {
-            let at = record::append_enqueue(log, &mut self.scratch, &targets, message);
-            position = Some(at);
-            self.append_at(at);
-            let stored = Some(Stored { position: at, share: share(targets.len(), message) });
-            for (id, sequence) in &targets {
-                self.place(*id, *sequence, Entry { message: message.clone(), stored, redelivered: false });
+        let written = (!targets.is_empty()).then(|| self.write(&targets, messages, log));
+        if let Some(Written { first: position, .. }) = written {
+            let stored = Some(Stored { position, nth: 0, targets: count_of(&targets) });
+            for (id, first) in &targets {
+                self.place(*id, *first, Run { messages: messages.clone(), stored, redelivered: false });
             }
         }
         self.targets = targets;
-        position
+        written.map(|written| written.last)
     }
 
-    /// Puts an entry into its queue.
-    pub(super) fn place(&mut self, id: QueueId, sequence: u64, entry: Entry) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
-        self.usage.add(&entry);
-        queue.enqueue(sequence, entry);
-        queue.touch(&mut self.touched, id);
-    }
-
-    fn confirm(&mut self, to: ConnectionId, run: Option<Confirmable>) {
-        let Some(Confirmable { publisher, first, last, position }) = run else {
-            return;
-        };
-        let effect = Effect::Confirm { publisher, first, last };
-        match position {
-            Some(position) => self.outbox.hold(position, to, effect),
-            None => self.outbox.push(to, effect),
+    /// Writes a record for each message, whose first one has these sequence numbers in its queues.
+    fn write(&mut self, targets: &[(QueueId, u64)], messages: &Messages, log: &mut impl Log) -> Written {
+        let mut written: Option<Written> = None;
+        for (message, nth) in messages.iter().zip(0..) {
+            let last = record::append_enqueue(log, &mut self.scratch, targets, nth, message);
+            written = Some(Written { first: written.map_or(last, |written| written.first), last });
         }
+        let written = written.expect("messages are at least one");
+        self.append_at(written.last);
+        written
+    }
+
+    /// Puts messages into their queue.
+    pub(super) fn place(&mut self, id: QueueId, first: u64, run: Run) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        self.usage.add(&run);
+        queue.enqueue(first, run);
+        queue.touch(&mut self.touched, id);
     }
 }
 
-/// The bytes of the log that each of `targets` queues keeps alive.
-pub(super) fn share(targets: usize, message: &crate::message::Message) -> u32 {
-    let bytes = record::enqueue_len(targets, message) / targets.max(1);
-    u32::try_from(bytes).unwrap_or(u32::MAX)
+/// How many queues share a record.
+pub(super) fn count_of(targets: &[(QueueId, u64)]) -> u32 {
+    u32::try_from(targets.len()).expect("a record names a bounded number of queues")
 }

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::Shard;
-use super::publish::share;
+use super::publish::count_of;
 use crate::id::QueueId;
-use crate::message::Message;
-use crate::queue::{Entry, Queue, Stored};
-use crate::record::{self, Log, Position, Record};
+use crate::message::Messages;
+use crate::queue::{Queue, Run, Stored};
+use crate::record::{self, Log, Position, Record, Span};
+use crate::sequence::Stretch;
+
+/// Records that were written together, and which of them: names a record.
+type Written = (Position, u32);
 
 impl Shard {
     /// Applies one record of the log, in the order of the log. Records of queues that are not open are skipped: those
@@ -15,36 +19,28 @@ impl Shard {
     pub fn recover(&mut self, position: Position, record: Record) {
         match record {
             Record::Enqueue { targets, message } => {
-                let stored = Some(Stored { position, share: share(targets.len(), &message) });
+                let stored = Some(Stored { position, nth: 0, targets: count_of(&targets) });
                 for (id, sequence) in targets {
-                    self.recover_one(id, sequence);
-                    self.place(id, sequence, Entry { message: message.clone(), stored, redelivered: false });
+                    // Another copy of its record may have been read before.
+                    self.forget(id, Span::one(sequence));
+                    self.place(id, sequence, Run { messages: message.clone(), stored, redelivered: false });
                 }
             }
-            Record::Settle { queue, spans } => {
-                for span in spans {
-                    for sequence in span.first..span.first.saturating_add(u64::from(span.count)) {
-                        self.recover_one(queue, sequence);
-                    }
-                }
-            }
+            Record::Settle { queue, spans } => spans.into_iter().for_each(|span| self.forget(queue, span)),
             Record::Delivered { queue: id, last } => {
                 if let Some(queue) = self.queues.get_mut(&id) {
-                    queue.saw_sequence(last);
+                    queue.saw_sequence(last + 1);
                     queue.recovered_delivered(last);
                 }
             }
         }
     }
 
-    /// Takes a message out, if it is there: it was settled, or its record was copied to the end of the log.
-    fn recover_one(&mut self, id: QueueId, sequence: u64) {
-        let Some(queue) = self.queues.get_mut(&id) else {
-            return;
-        };
-        queue.saw_sequence(sequence);
-        if let Some(entry) = queue.forget(sequence) {
-            self.usage.remove(&entry);
+    /// Takes messages out where they are there.
+    fn forget(&mut self, id: QueueId, span: Span) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.saw_sequence(span.end());
+            queue.forget(span, |run| self.usage.remove(run));
         }
     }
 
@@ -56,33 +52,25 @@ impl Shard {
     /// Copies every record that lies before `end` and still matters to the end of the log, so that the log can be cut
     /// there once the copies are committed. Returns the position of the last copy.
     pub fn copy_forward(&mut self, end: Position, log: &mut impl Log) -> Option<Position> {
-        let mut live: BTreeMap<Position, (Message, Vec<(QueueId, u64)>)> = BTreeMap::new();
-        for (id, queue) in &self.queues {
-            for (sequence, entry) in queue.entries() {
-                let Some(stored) = entry.stored.filter(|stored| stored.position < end) else {
-                    continue;
-                };
-                let (_, targets) =
-                    live.entry(stored.position).or_insert_with(|| (entry.message.clone(), Vec::new()));
-                targets.push((*id, sequence));
-            }
-        }
-        let mut moved: BTreeMap<(QueueId, u64), Stored> = BTreeMap::new();
-        for (message, targets) in live.into_values() {
-            let position = record::append_enqueue(log, &mut self.scratch, &targets, &message);
+        // What was written together is copied together, so that a position and a count still name a record.
+        let mut moved: BTreeMap<Position, Position> = BTreeMap::new();
+        let mut shared: BTreeMap<Written, u32> = BTreeMap::new();
+        for ((old, nth), (message, targets)) in self.written_before(end) {
+            let position = record::append_enqueue(log, &mut self.scratch, &targets, 0, message.first());
             self.append_at(position);
-            let stored = Stored { position, share: share(targets.len(), &message) };
-            moved.extend(targets.into_iter().map(|target| (target, stored)));
+            moved.entry(old).or_insert(position);
+            shared.insert((old, nth), count_of(&targets));
         }
         for (id, queue) in &mut self.queues {
-            for (sequence, entry) in queue.entries_mut() {
-                if entry.stored.is_none_or(|stored| stored.position >= end) {
+            for run in queue.runs_mut() {
+                let Some(Stored { position, nth, .. }) = run.stored.filter(|stored| stored.position < end) else {
                     continue;
-                }
-                let new = moved[&(*id, sequence)];
-                self.usage.remove(entry);
-                entry.stored = Some(new);
-                self.usage.add(entry);
+                };
+                self.usage.remove(run);
+                let records = shared.range((position, nth)..(position, nth + run.count()));
+                let targets = records.map(|(_, targets)| *targets).min().unwrap_or(1);
+                run.stored = Some(Stored { position: moved[&position], nth, targets });
+                self.usage.add(run);
             }
             let flags_matter = queue.ready_len() + queue.unacked_len() > 0;
             if flags_matter && queue.delivered_logged() > 0 {
@@ -91,5 +79,22 @@ impl Shard {
             }
         }
         self.last_append
+    }
+
+    /// The messages whose records may lie before `end`, by record, and in which queues they are still.
+    fn written_before(&self, end: Position) -> BTreeMap<Written, (Messages, Vec<(QueueId, u64)>)> {
+        let mut live: BTreeMap<Written, (Messages, Vec<(QueueId, u64)>)> = BTreeMap::new();
+        for (id, queue) in &self.queues {
+            for (first, run) in queue.runs() {
+                let Some(stored) = run.stored.filter(|stored| stored.position < end) else {
+                    continue;
+                };
+                for ((message, nth), sequence) in run.messages.singles().zip(stored.nth..).zip(first..) {
+                    let (_, targets) = live.entry((stored.position, nth)).or_insert_with(|| (message, Vec::new()));
+                    targets.push((*id, sequence));
+                }
+            }
+        }
+        live
     }
 }

@@ -3,7 +3,8 @@
 use super::{Delivery, Effect, Reply, Request, Shard};
 use crate::error::{Error, Kind};
 use crate::id::{ConnectionId, QueueId};
-use crate::queue::{Consumer, Holder, Queue, Subscription};
+use crate::queue::{Consumer, Holder, Queue, Run, Subscription};
+use crate::sequence::Stretch;
 use crate::record::Log;
 
 impl Shard {
@@ -90,38 +91,31 @@ impl Shard {
         let connection = self.outbox.place(from);
         let queue = self.open_queue(id)?;
         let taken = if no_ack {
-            queue.take()
+            queue.take(1)
         } else {
             let holder = Holder { connection, channel, consumer: None };
-            queue.lend(holder).map(|(sequence, entry)| (sequence, entry.clone()))
+            queue.lend(holder, 1)
         };
         let ready = queue.ready_len();
-        let Some((sequence, entry)) = taken else {
+        let Some((first, run)) = taken else {
             return Ok(Reply::Got(None, ready));
         };
         if no_ack {
-            self.usage.remove(&entry);
+            self.usage.remove(&run);
         } else {
             self.takes_part(connection, id);
         }
         self.touch(id);
-        let delivery = Delivery {
-            consumer: 0,
-            queue: id,
-            sequence,
-            redelivered: entry.redelivered,
-            message: entry.message,
-        };
+        let Run { messages, redelivered, .. } = run;
+        let delivery = Delivery { consumer: 0, queue: id, first, redelivered, messages };
         Ok(Reply::Got(Some(delivery), ready))
     }
 
     fn purge(&mut self, id: QueueId, log: &mut impl Log) -> Result<usize, Error> {
-        let entries = self.open_queue(id)?.purge();
-        for entry in &entries {
-            self.usage.remove(entry);
-        }
+        let runs = self.open_queue(id)?.purge();
+        runs.iter().for_each(|run| self.usage.remove(run));
         self.log_outcomes(id, log);
-        Ok(entries.len())
+        Ok(runs.iter().map(|run| run.count() as usize).sum())
     }
 
     fn delete(&mut self, id: QueueId, if_unused: bool, if_empty: bool) -> Result<Reply, Error> {

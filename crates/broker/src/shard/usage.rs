@@ -1,35 +1,48 @@
 //! What the messages of a shard take, in memory and in its log.
 
-use crate::queue::Entry;
+use crate::queue::Run;
+use crate::record::enqueue_overhead;
+use crate::sequence::Stretch;
 
-/// What a message takes in memory beside its bytes: its place in a queue and its share of a buffer's bookkeeping.
-const ENTRY_OVERHEAD: u64 = 128;
+/// What a message takes in memory beside its bytes: its share of a buffer's and a run's bookkeeping.
+const MESSAGE_OVERHEAD: u64 = 32;
 
-/// Sums over all entries of all queues.
+/// Bytes of the log are counted in such parts, since a record is shared by queues.
+const PARTS: u64 = 1 << 16;
+
+/// Sums over all messages of all queues. A run weighs as much as its pieces do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     /// Bytes of memory.
     pub(super) memory: u64,
-    /// Bytes of log records that hold these messages.
-    pub(super) log: u64,
+    /// Parts of bytes of log records that hold these messages.
+    log: u64,
 }
 
 impl Usage {
-    pub(super) fn add(&mut self, entry: &Entry) {
-        self.memory += memory_of(entry);
-        self.log += log_of(entry);
+    pub(super) fn add(&mut self, run: &Run) {
+        self.memory += memory_of(run);
+        self.log += log_of(run);
     }
 
-    pub(super) fn remove(&mut self, entry: &Entry) {
-        self.memory -= memory_of(entry);
-        self.log -= log_of(entry);
+    pub(super) fn remove(&mut self, run: &Run) {
+        self.memory -= memory_of(run);
+        self.log -= log_of(run);
+    }
+
+    /// Bytes of log records that hold these messages.
+    pub(super) fn log(&self) -> u64 {
+        self.log / PARTS
     }
 }
 
-fn memory_of(entry: &Entry) -> u64 {
-    entry.message.size() as u64 + ENTRY_OVERHEAD
+fn memory_of(run: &Run) -> u64 {
+    run.messages.size() as u64 + u64::from(run.count()) * MESSAGE_OVERHEAD
 }
 
-fn log_of(entry: &Entry) -> u64 {
-    entry.stored.map_or(0, |stored| stored.share.into())
+fn log_of(run: &Run) -> u64 {
+    run.stored.map_or(0, |stored| {
+        let overhead = u64::from(run.count()) * enqueue_overhead(stored.targets as usize) as u64;
+        (run.messages.size() as u64 + overhead) * (PARTS / u64::from(stored.targets))
+    })
 }

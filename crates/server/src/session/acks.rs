@@ -2,6 +2,7 @@
 
 use amqp::error::Error;
 use amqp::method::basic;
+use broker::sequence::Stretch;
 use broker::shard::Command;
 
 use super::channel::Unacked;
@@ -40,23 +41,26 @@ impl Session {
         if !requeue {
             return Err(Error::not_implemented("requeue=false"));
         }
-        let channel = self.channel(number)?;
-        let mut taken = Vec::new();
-        while let Some((_, unacked)) = channel.unacked.pop_first() {
-            taken.push(unacked);
-        }
-        self.settle_all(number, &taken, Settlement::Requeue);
+        let unacked = std::mem::take(&mut self.channel(number)?.unacked);
+        self.settle_all(number, unacked.iter().map(|(_, unacked)| *unacked), Settlement::Requeue);
         Ok(())
     }
 
     /// Sends messages that were taken out of `unacked` to where they belong, and makes room in the channel's window.
-    pub(super) fn settle_all(&mut self, number: u16, messages: &[Unacked], settlement: Settlement) {
+    pub(super) fn settle_all(
+        &mut self,
+        number: u16,
+        messages: impl IntoIterator<Item = Unacked>,
+        settlement: Settlement,
+    ) {
         let mut consumed = 0;
         for message in messages {
-            consumed += u32::from(message.consumed);
+            if message.consumed {
+                consumed += message.count();
+            }
             match settlement {
-                Settlement::Done => self.outgoing.settle(message.queue, message.sequence),
-                Settlement::Requeue => self.outgoing.requeue(message.queue, message.sequence),
+                Settlement::Done => self.outgoing.settle(message.queue, message.span),
+                Settlement::Requeue => self.outgoing.requeue(message.queue, message.span),
             }
         }
         self.make_room(number, consumed);
@@ -64,31 +68,22 @@ impl Session {
 
     fn settle(&mut self, number: u16, tag: u64, multiple: bool, settlement: Settlement) -> Outcome {
         let channel = self.channel(number)?;
-        let unknown = || Error::precondition_failed(format!("unknown delivery tag {tag}"));
         let all = multiple && tag == 0;
         if !all && channel.unacked.get(tag).is_none() {
-            return Err(unknown());
+            return Err(Error::precondition_failed(format!("unknown delivery tag {tag}")));
         }
-        if !multiple && channel.transaction.is_none() {
-            let message = channel.unacked.remove(tag).ok_or_else(unknown)?;
-            self.settle_all(number, &[message], settlement);
-            return Ok(());
-        }
-        let mut taken = Vec::new();
-        if multiple {
-            let last = if all { u64::MAX } else { tag };
-            while let Some(message) = channel.unacked.pop_first_up_to(last) {
-                taken.push(message);
-            }
-        } else {
-            taken.extend(channel.unacked.remove(tag).map(|message| (tag, message)));
-        }
+        let first = if multiple { 0 } else { tag };
+        let last = if all { u64::MAX } else { tag };
         if let Some(transaction) = &mut channel.transaction {
-            transaction.settle(taken, settlement);
+            let settle = |tag, message| transaction.settle(tag, message, settlement);
+            channel.unacked.remove(first, last, |_| true, settle);
             return Ok(());
         }
-        let messages: Vec<_> = taken.into_iter().map(|(_, message)| message).collect();
-        self.settle_all(number, &messages, settlement);
+        let mut taken = std::mem::take(&mut self.taken);
+        let channel = self.channel(number)?;
+        channel.unacked.remove(first, last, |_| true, |_, message| taken.push(message));
+        self.settle_all(number, taken.drain(..), settlement);
+        self.taken = taken;
         Ok(())
     }
 

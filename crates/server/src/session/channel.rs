@@ -6,7 +6,8 @@ use std::sync::Arc;
 use amqp::error::Error;
 use amqp::method::{Method, basic, channel, confirm};
 use broker::id::QueueId;
-use broker::sequence::Sequence;
+use broker::record::Span;
+use broker::sequence::{Sequence, Stretch};
 use broker::window::Window;
 
 use super::answers::Awaited;
@@ -14,13 +15,25 @@ use super::confirm::Confirms;
 use super::tx::Transaction;
 use super::{Outcome, Session, clean, reply};
 
-/// A message that the client has and has not settled.
+/// Messages that the client has and has not settled, in the order of their queue and of their delivery tags.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unacked {
     pub(super) queue: QueueId,
-    pub(super) sequence: u64,
-    /// A consumer got it, so it counts in the channel's window.
+    pub(super) span: Span,
+    /// A consumer got them, so they count in the channel's window.
     pub(super) consumed: bool,
+}
+
+impl Stretch for Unacked {
+    fn count(&self) -> u32 {
+        self.span.count
+    }
+
+    fn split_to(&mut self, count: u32) -> Unacked {
+        let Span { first, count: all } = self.span;
+        self.span = Span { first: first + u64::from(count), count: all - count };
+        Unacked { span: Span { first, count }, ..*self }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -56,9 +69,11 @@ pub(super) struct Consumer {
 }
 
 impl Channel {
-    pub(super) fn next_delivery_tag(&mut self) -> u64 {
-        self.last_delivery_tag += 1;
-        self.last_delivery_tag
+    /// The first of the tags of the next `count` deliveries.
+    pub(super) fn next_delivery_tag(&mut self, count: u32) -> u64 {
+        let first = self.last_delivery_tag + 1;
+        self.last_delivery_tag += u64::from(count);
+        first
     }
 
     /// The name, or if it is empty the queue declared last.
@@ -96,8 +111,8 @@ impl Session {
     /// Limits what the consumers of a channel hold together; all that they were sent without a limit is here.
     pub(super) fn set_window(&mut self, number: u16, limit: u32) {
         let Some(channel) = self.channels.get(&number) else { return };
-        let unacked = channel.unacked.iter().filter(|(_, unacked)| unacked.consumed).count();
-        let unacked = u32::try_from(unacked).unwrap_or(u32::MAX);
+        let consumed = channel.unacked.iter().filter(|(_, unacked)| unacked.consumed);
+        let unacked = consumed.map(|(_, unacked)| unacked.count()).fold(0, u32::saturating_add);
         channel.window.set_limit(limit, unacked);
         self.outgoing.send_to_known(&broker::shard::Command::Resume);
     }

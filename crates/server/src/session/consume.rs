@@ -8,7 +8,9 @@ use amqp::method::{Method, basic};
 use broker::access::{Operation, Resource};
 use broker::id::QueueId;
 use broker::queue::Subscription;
-use broker::shard::{Command, DELIVERY_OVERHEAD, Delivery, Request};
+use broker::message::Message;
+use broker::record::Span;
+use broker::shard::{Command, Delivery, Request};
 
 use super::answers::Awaited;
 use super::channel::{Consumer, Unacked};
@@ -157,22 +159,25 @@ impl Session {
         Ok(())
     }
 
-    /// A message for a consumer. One that is for a channel which has ended went back to its queue with it.
+    /// Messages for a consumer. What is for a channel which has ended went back to its queue with it.
     pub(super) fn deliver(&mut self, shard: usize, delivery: &Delivery, out: &mut Vec<u8>) {
-        self.outgoing.count_written(shard, delivery.message.size() + DELIVERY_OVERHEAD);
+        self.outgoing.count_written(shard, delivery.weight());
         let Some(consumer) = self.consumers.get(&delivery.consumer) else {
             return;
         };
         let Some(channel) = self.channels.get_mut(&consumer.channel) else {
             return;
         };
-        let delivery_tag = channel.next_delivery_tag();
-        let method =
-            content::Deliver { consumer_tag: &consumer.tag, delivery_tag, redelivered: delivery.redelivered };
-        content::deliver(out, consumer.channel, method, message(delivery), self.identity.frame_max);
+        let Delivery { queue, first, redelivered, messages, .. } = delivery;
+        let first_tag = channel.next_delivery_tag(messages.count());
+        for (message, delivery_tag) in messages.iter().zip(first_tag..) {
+            let method =
+                content::Deliver { consumer_tag: &consumer.tag, delivery_tag, redelivered: *redelivered };
+            content::deliver(out, consumer.channel, method, content(message), self.identity.frame_max);
+        }
         if !consumer.no_ack {
-            let unacked = Unacked { queue: delivery.queue, sequence: delivery.sequence, consumed: true };
-            channel.unacked.insert(delivery_tag, unacked);
+            let span = Span { first: *first, count: messages.count() };
+            channel.unacked.insert(first_tag, Unacked { queue: *queue, span, consumed: true });
         }
     }
 
@@ -191,13 +196,13 @@ impl Session {
         let Some(delivery) = got else {
             return amqp::frame::method(out, number, &Method::BasicGetEmpty(basic::GetEmpty {}));
         };
-        let delivery_tag = channel.next_delivery_tag();
+        let delivery_tag = channel.next_delivery_tag(1);
         let message_count = u32::try_from(left).unwrap_or(u32::MAX);
         let method = content::GetOk { delivery_tag, redelivered: delivery.redelivered, message_count };
-        content::get_ok(out, number, method, message(delivery), self.identity.frame_max);
+        content::get_ok(out, number, method, content(delivery.messages.first()), self.identity.frame_max);
         if !no_ack {
-            let unacked = Unacked { queue: delivery.queue, sequence: delivery.sequence, consumed: false };
-            channel.unacked.insert(delivery_tag, unacked);
+            let span = Span::one(delivery.first);
+            channel.unacked.insert(delivery_tag, Unacked { queue: delivery.queue, span, consumed: false });
         }
     }
 }
@@ -206,11 +211,11 @@ fn cancel_ok(out: &mut Vec<u8>, channel: u16, tag: &str) -> Outcome {
     reply(out, channel, &Method::BasicCancelOk(basic::CancelOk { consumer_tag: tag }))
 }
 
-fn message(delivery: &Delivery) -> content::Message<'_> {
+fn content(message: Message<'_>) -> content::Message<'_> {
     content::Message {
-        exchange_and_key: delivery.message.route(),
-        properties: delivery.message.properties(),
-        body: delivery.message.body(),
+        exchange_and_key: message.route(),
+        properties: message.properties(),
+        body: message.body(),
     }
 }
 

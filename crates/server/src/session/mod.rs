@@ -12,6 +12,7 @@ mod answers;
 mod channel;
 mod confirm;
 mod consume;
+mod drafts;
 mod exchanges;
 mod outgoing;
 mod publish;
@@ -28,13 +29,13 @@ use amqp::method::Method;
 use broker::access::{Operation, Resource};
 use broker::id::{ConnectionId, QueueId};
 use broker::meta::Change;
-use broker::shard::{Command, Effect, Request};
+use broker::shard::{Command, Confirm, Effect, Request};
 use broker::topology::Topology;
 use rustc_hash::FxHashMap;
 
 use crate::shard::Mail;
 use answers::Awaited;
-use channel::{Channel, Consumer};
+use channel::{Channel, Consumer, Unacked};
 use outgoing::Outgoing;
 pub(crate) use outgoing::Post;
 use routes::Routes;
@@ -75,6 +76,8 @@ pub(crate) struct Session {
     confirmed: Vec<u16>,
     changes: Vec<(u64, Change)>,
     has_published: bool,
+    /// What an ack settles; empty between acks.
+    taken: Vec<Unacked>,
 }
 
 /// The result of something a client asked for.
@@ -97,6 +100,7 @@ impl Session {
             confirmed: Vec::new(),
             changes: Vec::new(),
             has_published: false,
+            taken: Vec::new(),
         }
     }
 
@@ -203,7 +207,7 @@ impl Session {
     fn effect(&mut self, shard: usize, effect: Effect, out: &mut Vec<u8>) -> Result<(), (u16, Error)> {
         match effect {
             Effect::Deliver(delivery) => self.deliver(shard, &delivery, out),
-            Effect::Confirm { publisher, first, last } => self.safe(publisher, first, last),
+            Effect::Confirm(Confirm { publisher, first, last }) => self.safe(publisher, first, last),
             Effect::Reply(token, result) => return self.shard_answered(token, result, out),
             Effect::Cancelled(consumer) => self.cancelled(consumer, out),
         }

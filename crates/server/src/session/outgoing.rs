@@ -3,18 +3,17 @@
 use std::sync::Arc;
 
 use broker::id::QueueId;
-use broker::message::{Message, Parts, Shape};
-use broker::shard::{Batch, Command, Publish};
-use bytes::BytesMut;
+use broker::message::{Messages, Parts};
+use broker::record::Span;
+use broker::shard::{Batch, Command, Confirm, Publish};
+
+use super::drafts::{Draft, Drafts};
 
 /// Written bytes of deliveries that are not yet reported; a quarter of what a shard lets be unwritten.
 const REPORT_BYTES: usize = 256 << 10;
 
 /// What a message counts on its way to a shard beside its encoded bytes.
-const MESSAGE_OVERHEAD: usize = 128;
-
-/// Places for messages that a session keeps between reads.
-const IDLE_DRAFTS_MAX: usize = 64;
+const MESSAGE_OVERHEAD: usize = 32;
 
 /// One command for a shard.
 #[derive(Debug)]
@@ -28,24 +27,13 @@ pub(crate) struct Post {
 /// Where a message goes: per shard, its queues there.
 pub(crate) type Route = Arc<[(usize, Arc<[QueueId]>)]>;
 
-/// A message that is encoded in the buffer.
-#[derive(Clone, Copy, Debug)]
-struct Draft {
-    len: usize,
-    shape: Shape,
-    /// Place in `Outgoing::routes`.
-    route: usize,
-    persistent: bool,
-    confirm: Option<(u32, u64)>,
-}
-
 /// What gathers for one shard.
 #[derive(Debug, Default)]
 struct Parcel {
     batch: Batch,
     bytes: usize,
-    settle: Vec<(QueueId, u64)>,
-    requeue: Vec<(QueueId, u64)>,
+    settle: Vec<(QueueId, Span)>,
+    requeue: Vec<(QueueId, Span)>,
     /// Bytes of deliveries written to the client and not reported.
     written: usize,
     /// The shard knows this connection.
@@ -53,18 +41,21 @@ struct Parcel {
 }
 
 impl Parcel {
-    fn add(&mut self, message: Message, queues: &Arc<[QueueId]>, draft: Draft, expected: usize) {
+    fn add(&mut self, draft: &Draft, messages: Messages, queues: &Arc<[QueueId]>) {
         self.known = true;
-        self.bytes += draft.len + MESSAGE_OVERHEAD;
-        let Batch { routes, messages } = &mut self.batch;
+        self.bytes += messages.size() + messages.count() as usize * MESSAGE_OVERHEAD;
+        let Batch { routes, runs, .. } = &mut self.batch;
         if !routes.last().is_some_and(|last| Arc::ptr_eq(last, queues)) {
             routes.push(Arc::clone(queues));
         }
-        if messages.capacity() == 0 {
-            messages.reserve(expected);
+        runs.push(Publish { messages, persistent: draft.persistent, route: routes.len() - 1 });
+    }
+
+    fn confirm(&mut self, publisher: u32, number: u64) {
+        match self.batch.confirms.last_mut() {
+            Some(last) if last.publisher == publisher && last.last + 1 == number => last.last = number,
+            _ => self.batch.confirms.push(Confirm { publisher, first: number, last: number }),
         }
-        let Draft { persistent, confirm, .. } = draft;
-        messages.push(Publish { message, persistent, route: routes.len() - 1, confirm });
     }
 }
 
@@ -73,26 +64,13 @@ pub(super) struct Outgoing {
     shards: usize,
     /// Empty until something is sent.
     parcels: Vec<Parcel>,
-    buffer: BytesMut,
-    /// How large the buffer became in the last round.
-    size_hint: usize,
-    drafts: Vec<Draft>,
-    routes: Vec<Route>,
+    drafts: Drafts,
     posts: Vec<Post>,
 }
 
 impl Outgoing {
     pub(super) fn new(shards: usize) -> Outgoing {
-        let (buffer, drafts) = (BytesMut::new(), Vec::new());
-        Outgoing {
-            shards,
-            parcels: Vec::new(),
-            size_hint: 0,
-            buffer,
-            drafts,
-            routes: Vec::new(),
-            posts: Vec::new(),
-        }
+        Outgoing { shards, parcels: Vec::new(), drafts: Drafts::default(), posts: Vec::new() }
     }
 
     /// The shard that owns a queue.
@@ -113,7 +91,8 @@ impl Outgoing {
         route.into()
     }
 
-    /// Encodes a message. This is the one copy of it until it is delivered.
+    /// Encodes a message. This is the one copy of it until it is delivered. With `confirm`, the publisher's number and
+    /// the message's.
     pub(super) fn publish(
         &mut self,
         route: &Route,
@@ -121,23 +100,20 @@ impl Outgoing {
         persistent: bool,
         confirm: Option<(u32, u64)>,
     ) {
-        if self.buffer.capacity() == 0 {
-            self.buffer.reserve(self.size_hint.max(parts.encoded_len()));
+        self.drafts.add(route, parts, persistent);
+        if let Some((publisher, number)) = confirm {
+            for (shard, _) in &**route {
+                self.parcel(*shard).confirm(publisher, number);
+            }
         }
-        let shape = parts.encode(&mut self.buffer);
-        if !self.routes.last().is_some_and(|last| Arc::ptr_eq(last, route)) {
-            self.routes.push(Arc::clone(route));
-        }
-        let (len, route) = (parts.encoded_len(), self.routes.len() - 1);
-        self.drafts.push(Draft { len, shape, route, persistent, confirm });
     }
 
-    pub(super) fn settle(&mut self, queue: QueueId, sequence: u64) {
-        self.parcel_of(queue).settle.push((queue, sequence));
+    pub(super) fn settle(&mut self, queue: QueueId, span: Span) {
+        add(&mut self.parcel_of(queue).settle, queue, span);
     }
 
-    pub(super) fn requeue(&mut self, queue: QueueId, sequence: u64) {
-        self.parcel_of(queue).requeue.push((queue, sequence));
+    pub(super) fn requeue(&mut self, queue: QueueId, span: Span) {
+        add(&mut self.parcel_of(queue).requeue, queue, span);
     }
 
     /// Bytes of a delivery are on their way to the client.
@@ -184,7 +160,7 @@ impl Outgoing {
     pub(super) fn pack(&mut self) {
         self.pack_messages();
         for (shard, parcel) in self.parcels.iter_mut().enumerate() {
-            if !parcel.batch.messages.is_empty() {
+            if !parcel.batch.runs.is_empty() {
                 let (batch, bytes) = (std::mem::take(&mut parcel.batch), std::mem::take(&mut parcel.bytes));
                 self.posts.push(Post { shard, command: Command::Publish(batch), bytes });
             }
@@ -204,26 +180,12 @@ impl Outgoing {
     }
 
     fn pack_messages(&mut self) {
-        if self.drafts.is_empty() {
-            return;
-        }
-        self.size_hint = self.buffer.len();
-        // The whole buffer goes, so that the session and the shards do not count references to the same one.
-        let mut bytes = std::mem::take(&mut self.buffer).freeze();
         let mut drafts = std::mem::take(&mut self.drafts);
-        let routes = std::mem::take(&mut self.routes);
-        let count = drafts.len();
-        for draft in drafts.drain(..) {
-            let message = Message::encoded(bytes.split_to(draft.len), draft.shape);
-            if let [(shard, queues)] = &*routes[draft.route] {
-                self.parcel(*shard).add(message, queues, draft, count);
-                continue;
+        drafts.finish(|draft, messages| {
+            for (shard, queues) in &*draft.route {
+                self.parcel(*shard).add(draft, messages.clone(), queues);
             }
-            for (shard, queues) in &*routes[draft.route] {
-                self.parcel(*shard).add(message.clone(), queues, draft, count);
-            }
-        }
-        drafts.shrink_to(IDLE_DRAFTS_MAX);
+        });
         self.drafts = drafts;
     }
 
@@ -236,5 +198,13 @@ impl Outgoing {
             self.parcels.resize_with(self.shards, Parcel::default);
         }
         &mut self.parcels[shard]
+    }
+}
+
+/// Adds to what is settled, joined with what was before where they touch.
+fn add(settled: &mut Vec<(QueueId, Span)>, queue: QueueId, span: Span) {
+    let touches = |(last, before): &mut (QueueId, Span)| *last == queue && before.join(span);
+    if !settled.last_mut().is_some_and(touches) {
+        settled.push((queue, span));
     }
 }

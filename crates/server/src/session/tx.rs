@@ -2,7 +2,7 @@
 
 use amqp::error::Error;
 use amqp::method::{Method, tx};
-use broker::message::{Message, Parts};
+use broker::message::{Messages, Parts};
 
 use super::acks::Settlement;
 use super::answers::Awaited;
@@ -13,7 +13,7 @@ use super::{Outcome, Session, reply};
 /// A message of a transaction.
 #[derive(Debug)]
 pub(super) struct Published {
-    message: Message,
+    message: Messages,
     route: Route,
     mandatory: bool,
     persistent: bool,
@@ -21,7 +21,7 @@ pub(super) struct Published {
 
 impl Published {
     pub(super) fn new(parts: &Parts<'_>, route: Route, mandatory: bool, persistent: bool) -> Published {
-        Published { message: parts.to_message(), route, mandatory, persistent }
+        Published { message: parts.to_messages(), route, mandatory, persistent }
     }
 }
 
@@ -38,8 +38,8 @@ impl Transaction {
         self.published.push(published);
     }
 
-    pub(super) fn settle(&mut self, messages: Vec<(u64, Unacked)>, settlement: Settlement) {
-        self.settled.extend(messages.into_iter().map(|(tag, message)| (tag, message, settlement)));
+    pub(super) fn settle(&mut self, tag: u64, message: Unacked, settlement: Settlement) {
+        self.settled.push((tag, message, settlement));
     }
 }
 
@@ -57,6 +57,7 @@ impl Session {
     pub(super) fn commit(&mut self, number: u16, out: &mut Vec<u8>) -> Outcome {
         let Transaction { published, settled } = std::mem::take(self.transaction(number)?);
         for Published { message, route, mandatory, persistent } in published {
+            let message = message.first();
             let parts = Parts {
                 exchange: message.exchange(),
                 routing_key: message.routing_key(),
@@ -71,8 +72,7 @@ impl Session {
         }
         for wanted in [Settlement::Done, Settlement::Requeue] {
             let of_it = settled.iter().filter(|(_, _, settlement)| *settlement == wanted);
-            let messages: Vec<Unacked> = of_it.map(|(_, message, _)| *message).collect();
-            self.settle_all(number, &messages, wanted);
+            self.settle_all(number, of_it.map(|(_, message, _)| *message), wanted);
         }
         let Some((token, shards)) = self.ask_known() else {
             return reply(out, number, &Method::TxCommitOk(tx::CommitOk {}));

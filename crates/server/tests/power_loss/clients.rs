@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use broker::id::{ConnectionId, QueueId};
 use broker::queue::Subscription;
-use broker::shard::{Batch, Command, Delivery, Publish, Request};
+use broker::message::Messages;
+use broker::record::Span;
+use broker::shard::{Batch, Command, Confirm, Delivery, Publish, Request};
 use broker::window::Window;
 use store::sim::Random;
 
@@ -132,7 +134,7 @@ impl Clients {
             0 => 1,
             consumer => self.consumer(connection, consumer).channel,
         };
-        let held = Held { queue: delivery.queue.0, sequence: delivery.sequence, number, channel };
+        let held = Held { queue: delivery.queue.0, sequence: delivery.first, number, channel };
         self.find(connection).held.push(held);
     }
 
@@ -196,19 +198,24 @@ impl World {
     fn publish(&mut self, client: usize, queues: &[u64]) {
         let routes: Vec<Vec<u64>> = (0..1 + self.random.below(2)).map(|_| self.some_of(queues)).collect();
         let named = |route: &Vec<u64>| route.iter().copied().map(QueueId).collect::<Arc<[QueueId]>>();
-        let mut batch = Batch { routes: routes.iter().map(named).collect(), messages: Vec::new() };
+        let mut batch = Batch { routes: routes.iter().map(named).collect(), ..Batch::default() };
         let [persistent, confirmed, _] = self.clients.chances;
         for _ in 0..1 + self.random.below(6) {
             self.clients.last_message += 1;
             let number = self.clients.last_message;
             let route = self.random.index(routes.len());
             let persistent = self.random.below(100) < persistent;
-            let confirm = (self.random.below(100) < confirmed).then_some((1, number));
+            let confirm = self.random.below(100) < confirmed;
             routes[route].iter().for_each(|queue| self.oracle.publish(*queue, number, persistent));
-            if confirm.is_some() {
+            if confirm {
                 self.clients.all[client].unconfirmed.insert(number);
+                batch.confirms.push(Confirm { publisher: 1, first: number, last: number });
             }
-            batch.messages.push(Publish { message: oracle::message(number), persistent, route, confirm });
+            let one = Publish { messages: oracle::message(number), persistent, route };
+            match batch.runs.last_mut() {
+                Some(run) if run.route == route && run.persistent == persistent => join(run, &one.messages),
+                _ => batch.runs.push(one),
+            }
             self.counts.published += 1;
         }
         self.send(client, Command::Publish(batch));
@@ -320,6 +327,21 @@ impl World {
     }
 }
 
-fn named(held: &[Held]) -> Vec<(QueueId, u64)> {
-    held.iter().map(|held| (QueueId(held.queue), held.sequence)).collect()
+/// Which messages these are, as a session says it: what touches is joined.
+fn named(held: &[Held]) -> Vec<(QueueId, Span)> {
+    let mut spans: Vec<(QueueId, Span)> = Vec::new();
+    for held in held {
+        let (queue, span) = (QueueId(held.queue), Span::one(held.sequence));
+        let joins = |(last, before): &mut (QueueId, Span)| *last == queue && before.join(span);
+        if !spans.last_mut().is_some_and(joins) {
+            spans.push((queue, span));
+        }
+    }
+    spans
+}
+
+/// Puts a message behind others, as a session does that reads them at once.
+fn join(run: &mut Publish, next: &Messages) {
+    let bytes = [run.messages.as_bytes(), next.as_bytes()].concat();
+    run.messages = Messages::encoded(bytes.into(), run.messages.count() + next.count());
 }

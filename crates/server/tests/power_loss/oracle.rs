@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use broker::message::{Message, Parts};
+use broker::message::{Messages, Parts};
 use broker::shard::Delivery;
 use store::Lsn;
 use store::sim::Random;
@@ -49,7 +49,7 @@ pub(crate) struct Queue {
 }
 
 /// What a recovery found in one queue, in the order in which it is delivered.
-pub(crate) type Found = Vec<(Message, bool)>;
+pub(crate) type Found = Vec<(Messages, bool)>;
 
 /// What is wrong after a crash. All zero, unless syncing is off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub(crate) struct Oracle {
 }
 
 /// The message with this number: anybody can tell what its bytes must be.
-pub(crate) fn message(number: u64) -> Message {
+pub(crate) fn message(number: u64) -> Messages {
     let mut random = Random::new(number);
     let len = match random.below(16) {
         0 => random.index(3000),
@@ -85,12 +85,12 @@ pub(crate) fn message(number: u64) -> Message {
     while body.len() < len {
         body.extend_from_slice(&random.next_u64().to_be_bytes());
     }
-    Parts { exchange: "x", routing_key: "key", properties: &[0x10, 0, 2], body: &body }.to_message()
+    Parts { exchange: "x", routing_key: "key", properties: &[0x10, 0, 2], body: &body }.to_messages()
 }
 
-/// The number of a message, if its bytes are what they must be.
-pub(crate) fn number_of(found: &Message) -> Option<u64> {
-    let number = u64::from_be_bytes(*found.body().first_chunk()?);
+/// The number of a message that is alone, if its bytes are what they must be.
+pub(crate) fn number_of(found: &Messages) -> Option<u64> {
+    let number = u64::from_be_bytes(*found.first().body().first_chunk()?);
     (found.as_bytes() == message(number).as_bytes()).then_some(number)
 }
 
@@ -106,7 +106,7 @@ impl Oracle {
 
     /// Checks a delivery and notes it. All that is delivered comes from the front of its queue.
     pub(crate) fn deliver(&mut self, delivery: &Delivery, no_ack: bool) -> u64 {
-        let number = number_of(&delivery.message).expect("the bytes of a message are what was published");
+        let number = number_of(&delivery.messages).expect("the bytes of a message are what was published");
         let queue = self.queues.get_mut(&delivery.queue.0).expect("only from a queue that exists");
         let (first, mut entry) = queue.ready.pop_first().expect("only what waits is delivered");
         assert_eq!(number, first, "queue {} gives its oldest message", delivery.queue);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use broker::id::{ConnectionId, QueueId};
 use broker::queue::Options;
-use broker::shard::{Command, Effect, Reply, Request};
+use broker::shard::{Command, Confirm, Delivery, Effect, Reply, Request};
 use server::ledger::{Budget, Ledger, Pending, Recovery};
 use store::sim::{Fault, Random, SimDisk};
 use store::{Files, Lsn, Round};
@@ -394,15 +394,14 @@ impl World {
                     self.take_effect(connection, effect);
                     continue;
                 };
-                let before = last.insert(delivery.queue, delivery.sequence);
-                assert!(
-                    before < Some(delivery.sequence),
-                    "a connection gets the messages of a queue in order"
-                );
-                deliveries.push((connection, delivery));
+                for (messages, first) in delivery.messages.singles().zip(delivery.first..) {
+                    let before = last.insert(delivery.queue, first);
+                    assert!(before < Some(first), "a connection gets the messages of a queue in order");
+                    deliveries.push((connection, Delivery { first, messages, ..delivery }));
+                }
             }
         }
-        deliveries.sort_by_key(|(_, delivery)| (delivery.queue, delivery.sequence));
+        deliveries.sort_by_key(|(_, delivery)| (delivery.queue, delivery.first));
         for (connection, delivery) in deliveries {
             let no_ack = self.clients.is_no_ack(connection, delivery.consumer);
             self.delivered(connection, &delivery, no_ack);
@@ -413,7 +412,7 @@ impl World {
     fn take_effect(&mut self, connection: ConnectionId, effect: Effect) {
         match effect {
             Effect::Deliver(_) => unreachable!("taken before"),
-            Effect::Confirm { first, last, .. } => {
+            Effect::Confirm(Confirm { first, last, .. }) => {
                 for number in first..=last {
                     self.clients.confirmed(connection, number);
                     self.oracle.confirm(number, self.synced);
@@ -452,7 +451,7 @@ impl World {
     fn delivered(
         &mut self,
         connection: ConnectionId,
-        delivery: &broker::shard::Delivery,
+        delivery: &Delivery,
         no_ack: bool,
     ) -> u64 {
         let number = self.oracle.deliver(delivery, no_ack);
@@ -487,7 +486,7 @@ fn contents(mut ledger: Ledger, queues: impl Iterator<Item = u64>) -> BTreeMap<u
                 panic!("an answer to basic.get");
             };
             let Some(delivery) = got else { break };
-            found.push((delivery.message, delivery.redelivered));
+            found.push((delivery.messages, delivery.redelivered));
         }
         all.insert(queue, found);
     }

@@ -1,0 +1,161 @@
+//! Messages that a session encodes while it handles a read, gathered so that those for the same queues lie back to back.
+
+use std::sync::Arc;
+
+use broker::message::{Messages, Parts};
+use bytes::BytesMut;
+
+use super::outgoing::Route;
+
+/// Runs that grow at the same time: what one client publishes in turn to more queues than this, goes in shorter runs.
+const OPEN_MAX: usize = 8;
+
+/// Places for runs that a session keeps between reads.
+const IDLE_MAX: usize = 16;
+
+/// Messages that take the same route, and are all persistent or none.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) route: Route,
+    pub(super) persistent: bool,
+    buffer: BytesMut,
+    count: u32,
+}
+
+/// `add` every message, then `finish`. Messages for one queue stay in order; nothing else may be relied on.
+#[derive(Debug, Default)]
+pub(super) struct Drafts {
+    /// The last `open` of them grow, and no two of these share a queue.
+    all: Vec<Draft>,
+    open: usize,
+    /// The one that grew last.
+    last: usize,
+    /// Bytes of the largest in the last round.
+    size_hint: usize,
+}
+
+impl Draft {
+    fn fits(&self, route: &Route, persistent: bool) -> bool {
+        self.persistent == persistent && Arc::ptr_eq(&self.route, route)
+    }
+}
+
+impl Drafts {
+    /// Encodes a message.
+    pub(super) fn add(&mut self, route: &Route, parts: &Parts<'_>, persistent: bool) {
+        if !self.all.get(self.last).is_some_and(|draft| draft.fits(route, persistent)) {
+            self.last = self.find(route, persistent);
+        }
+        let draft = &mut self.all[self.last];
+        parts.encode(&mut draft.buffer);
+        draft.count += 1;
+    }
+
+    /// Gives out all that was added.
+    pub(super) fn finish(&mut self, mut take: impl FnMut(&Draft, Messages)) {
+        self.size_hint = 0;
+        for mut draft in self.all.drain(..) {
+            self.size_hint = self.size_hint.max(draft.buffer.len());
+            let bytes = std::mem::take(&mut draft.buffer).freeze();
+            take(&draft, Messages::encoded(bytes, draft.count));
+        }
+        self.all.shrink_to(IDLE_MAX);
+        (self.open, self.last) = (0, 0);
+    }
+
+    /// The open run where a message belongs, opened if there is none.
+    fn find(&mut self, route: &Route, persistent: bool) -> usize {
+        let first_open = self.all.len() - self.open;
+        let fits = |draft: &Draft| draft.fits(route, persistent);
+        if let Some(at) = self.all[first_open..].iter().position(fits) {
+            return first_open + at;
+        }
+        let overtakes = self.all[first_open..].iter().any(|draft| share_a_queue(&draft.route, route));
+        if overtakes || self.open == OPEN_MAX {
+            self.open = 0;
+        }
+        self.open += 1;
+        let buffer = BytesMut::with_capacity(self.size_hint);
+        self.all.push(Draft { route: Arc::clone(route), persistent, buffer, count: 0 });
+        self.all.len() - 1
+    }
+}
+
+fn share_a_queue(one: &Route, other: &Route) -> bool {
+    one.iter().any(|(shard, queues)| {
+        let there = other.iter().filter(|(s, _)| s == shard).flat_map(|(_, queues)| queues.iter());
+        there.into_iter().any(|queue| queues.contains(queue))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use broker::id::QueueId;
+    use expect_test::{Expect, expect};
+
+    fn route(queues: &[u64]) -> Route {
+        let queues: Arc<[QueueId]> = queues.iter().map(|queue| QueueId(*queue)).collect();
+        Arc::from([(0, queues)])
+    }
+
+    /// Publishes one message after the other, by the number of its route; `!` makes it persistent.
+    fn check(routes: &[&[u64]], published: &str, expected: Expect) {
+        let routes: Vec<Route> = routes.iter().map(|queues| route(queues)).collect();
+        let mut drafts = Drafts::default();
+        for (number, word) in published.split(' ').enumerate() {
+            let route = &routes[word.trim_end_matches('!').parse::<usize>().unwrap()];
+            let body = number.to_string();
+            let parts = Parts { exchange: "", routing_key: "", properties: &[0, 0], body: body.as_bytes() };
+            drafts.add(route, &parts, word.ends_with('!'));
+        }
+        let mut said = Vec::new();
+        drafts.finish(|draft, messages| {
+            let bodies: Vec<_> = messages.iter().map(|m| String::from_utf8_lossy(m.body()).into_owned()).collect();
+            let queues: Vec<_> = draft.route[0].1.iter().map(|queue| queue.0).collect();
+            said.push(format!("{queues:?}{}: {}", if draft.persistent { "!" } else { "" }, bodies.join(" ")));
+        });
+        expected.assert_eq(&said.join("\n"));
+    }
+
+    #[test]
+    fn messages_for_the_same_queues_lie_together() {
+        check(&[&[7], &[8]], "0 0 1 0 1 1", expect![[r#"
+            [7]: 0 1 3
+            [8]: 2 4 5"#]]);
+    }
+
+    #[test]
+    fn nothing_overtakes_on_its_way_to_a_queue() {
+        check(&[&[7], &[7, 8], &[9]], "0 2 1 0 2", expect![[r#"
+            [7]: 0
+            [9]: 1
+            [7, 8]: 2
+            [7]: 3
+            [9]: 4"#]]);
+        check(&[&[7], &[8]], "0 0! 0 1 0!", expect![[r#"
+            [7]: 0
+            [7]!: 1
+            [7]: 2
+            [8]: 3
+            [7]!: 4"#]]);
+    }
+
+    #[test]
+    fn only_so_many_grow_at_a_time() {
+        let routes: Vec<[u64; 1]> = (0..10).map(|queue| [queue]).collect();
+        let routes: Vec<&[u64]> = routes.iter().map(|queues| &queues[..]).collect();
+        check(&routes, "0 1 2 3 4 5 6 7 8 9 0 8 9", expect![[r#"
+            [0]: 0
+            [1]: 1
+            [2]: 2
+            [3]: 3
+            [4]: 4
+            [5]: 5
+            [6]: 6
+            [7]: 7
+            [8]: 8 11
+            [9]: 9 12
+            [0]: 10"#]]);
+    }
+}
