@@ -3,11 +3,12 @@
 //! Each takes arbitrary bytes and panics if a promise is broken.
 
 use crate::client;
+use crate::content;
 use crate::error::Error;
 use crate::frame;
 use crate::method::Method;
 use crate::properties::Properties;
-use crate::receiver::{Event, Failure, Limits, Receiver, Side};
+use crate::receiver::{Event, Failure, Limits, Publish, Receiver, Side, Step};
 use crate::sasl::{self, Credentials};
 use crate::server;
 use crate::table::{ArrayBuilder, Table, TableBuilder, Value};
@@ -29,9 +30,11 @@ pub fn frame(input: &[u8]) {
     let mut receiver = Receiver::new(if side % 2 == 0 { Side::Server } else { Side::Client }, LIMITS);
     receiver.open(1);
     loop {
+        let shortcut = receiver.receive_publish(rest);
         let used = match receiver.receive(rest) {
             Ok(step) => {
                 step.event.iter().for_each(check_event);
+                check_shortcut(shortcut, &step);
                 step.used
             }
             Err(failure) if failure.channel != 0 => failure.used,
@@ -43,6 +46,22 @@ pub fn frame(input: &[u8]) {
             break;
         }
     }
+}
+
+/// The shortcut for publishes says the same as the general way.
+fn check_shortcut(shortcut: Option<Publish<'_>>, step: &Step<'_>) {
+    let Some(shortcut) = shortcut else { return };
+    let Some(Event::Content { channel, method: Method::BasicPublish(method), properties, body }) = step.event
+    else {
+        panic!("{shortcut:?} is also {step:?}");
+    };
+    let mut exchange_and_key = Vec::new();
+    content::put_exchange_and_key(&mut exchange_and_key, method.exchange, method.routing_key);
+    let Publish { used, mandatory, .. } = shortcut;
+    let expected =
+        Publish { used, channel, exchange_and_key: &exchange_and_key, mandatory, properties, body };
+    assert_eq!(shortcut, expected);
+    assert_eq!((used, mandatory, method.immediate), (step.used, method.mandatory, false));
 }
 
 fn check_event(event: &Event<'_>) {

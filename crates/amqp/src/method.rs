@@ -246,13 +246,7 @@ methods! {
     }
 }
 
-impl<'a> Method<'a> {
-    /// Decodes a method frame's payload if it is a `basic.publish` without fault.
-    #[inline(always)]
-    pub(crate) fn decode_publish(payload: &'a [u8]) -> Option<basic::Publish<'a>> {
-        basic::Publish::decode(Reader::new(payload.strip_prefix(&[0, 60, 0, 40])?)).ok()
-    }
-
+impl Method<'_> {
     /// Whether a content header and body follow the method.
     #[must_use]
     #[inline]

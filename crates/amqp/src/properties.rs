@@ -92,6 +92,14 @@ impl<'a> Properties<'a> {
         self.bytes
     }
 
+    /// Whether there is something that a broker has to look at before it may take the message: who published it, how
+    /// long it lives, where replies go.
+    #[must_use]
+    #[inline]
+    pub fn needs_a_look(self) -> bool {
+        self.flags & (REPLY_TO | EXPIRATION | USER_ID) != 0
+    }
+
     /// Whether the message asks to survive a restart: delivery mode 2.
     #[must_use]
     #[inline]

@@ -81,6 +81,23 @@ pub enum Event<'a> {
     Heartbeat,
 }
 
+/// A `basic.publish` with all of its content, not marked immediate.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Publish<'a> {
+    /// Bytes of the input that it took.
+    pub used: usize,
+    /// Never 0.
+    pub channel: u16,
+    /// Exchange and routing key, two adjacent short strings; whether they are UTF-8 is not yet known.
+    pub exchange_and_key: &'a [u8],
+    /// It comes back if it cannot be routed.
+    pub mandatory: bool,
+    /// The properties.
+    pub properties: Properties<'a>,
+    /// The whole body.
+    pub body: &'a [u8],
+}
+
 /// The peer broke a rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
@@ -206,24 +223,11 @@ impl Receiver {
         }
     }
 
-    /// Takes the next thing from the front of `input`. The caller repeats this with the rest of the input
-    /// until [`Step::used`] is 0, and then with more input.
-    ///
-    /// # Errors
-    /// A [`Failure`] of the connection ends it; after one of a channel, go on behind [`Failure::used`].
-    #[inline]
-    pub fn receive<'a>(&'a mut self, input: &'a [u8]) -> Result<Step<'a>, Failure> {
-        self.finished = None;
-        if let Some(step) = self.whole_publish(input) {
-            return Ok(step);
-        }
-        self.receive_any(input)
-    }
-
-    /// The usual case, straight through: `basic.publish` with all of its content. Nothing is an error here;
-    /// what is not as expected goes the general way.
+    /// What is mostly at the front of `input`, straight through: a `basic.publish` with all of its content. Nothing is
+    /// an error here: what is not as expected is left to [`Receiver::receive`].
     #[inline(always)]
-    fn whole_publish<'a>(&self, input: &'a [u8]) -> Option<Step<'a>> {
+    #[must_use]
+    pub fn receive_publish<'a>(&self, input: &'a [u8]) -> Option<Publish<'a>> {
         let &[_, c0, c1] = input.first_chunk()?;
         let channel = u16::from_be_bytes([c0, c1]);
         let open = self.channels.get(usize::from(channel))?;
@@ -231,15 +235,19 @@ impl Receiver {
             return None;
         }
         let payload = frame::expect(input, Kind::Method, channel, self.limits.frame_max)?;
-        let publish = Method::decode_publish(payload)?;
+        let (exchange_and_key, mandatory) = publish_arguments(payload)?;
         let Content { used, properties, body } =
             ahead::content(input, payload.len() + OVERHEAD, channel, &self.limits)?;
-        let method = Method::BasicPublish(publish);
-        Some(Step::event(used, Event::Content { channel, method, properties, body }))
+        Some(Publish { used, channel, exchange_and_key, mandatory, properties, body })
     }
 
-    /// Whatever comes.
-    fn receive_any<'a>(&'a mut self, input: &'a [u8]) -> Result<Step<'a>, Failure> {
+    /// Takes the next thing from the front of `input`. The caller repeats this with the rest of the input
+    /// until [`Step::used`] is 0, and then with more input.
+    ///
+    /// # Errors
+    /// A [`Failure`] of the connection ends it; after one of a channel, go on behind [`Failure::used`].
+    pub fn receive<'a>(&'a mut self, input: &'a [u8]) -> Result<Step<'a>, Failure> {
+        self.finished = None;
         let frame = match frame::parse(input, self.limits.frame_max) {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(Step::WAIT),
@@ -415,6 +423,19 @@ impl Receiver {
         let partial = self.finished.insert(open.partial.take().ok_or_else(expected_method)?);
         let (method, properties, body) = partial.message()?;
         Ok(Step::event(frame.size(), Event::Content { channel, method, properties, body }))
+    }
+}
+
+/// Exchange and key, and the mandatory bit, of a `basic.publish` that is not immediate.
+#[inline(always)]
+fn publish_arguments(payload: &[u8]) -> Option<(&[u8], bool)> {
+    let &[0, 60, 0, 40, _, _, exchange_size, ..] = payload else { return None };
+    let arguments = payload.get(6..)?;
+    let key_at = 1 + usize::from(exchange_size);
+    let end = key_at + 1 + usize::from(*arguments.get(key_at)?);
+    match arguments.split_at_checked(end)? {
+        (exchange_and_key, &[bits @ (0 | 1)]) => Some((exchange_and_key, bits == 1)),
+        _ => None,
     }
 }
 

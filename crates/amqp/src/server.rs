@@ -14,7 +14,7 @@ use crate::error::{Code, Error};
 use crate::frame;
 use crate::method::{Method, basic, channel, connection};
 use crate::properties::Properties;
-use crate::receiver::{self, Failure, Limits, Receiver, Side};
+use crate::receiver::{self, Failure, Limits, Publish, Receiver, Side};
 use crate::table::Table;
 use handshake::State;
 
@@ -173,6 +173,13 @@ impl Connection {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.state == State::Closed
+    }
+
+    /// See [`Receiver::receive_publish`]: to be tried first by who expects many.
+    #[inline(always)]
+    #[must_use]
+    pub fn receive_publish<'a>(&self, input: &'a [u8]) -> Option<Publish<'a>> {
+        if self.is_ready() { self.receiver.receive_publish(input) } else { None }
     }
 
     /// Takes the next thing from the front of `input`. The caller repeats this with the rest of the input

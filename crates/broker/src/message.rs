@@ -21,10 +21,8 @@ const HEAD: usize = 10;
 /// The parts of a message before it is encoded.
 #[derive(Clone, Copy, Debug)]
 pub struct Parts<'a> {
-    /// Name of the exchange it was published to, at most 255 bytes.
-    pub exchange: &'a str,
-    /// Routing key, at most 255 bytes.
-    pub routing_key: &'a str,
+    /// Names of the exchange it was published to and of its routing key, as two adjacent short strings of UTF-8.
+    pub route: &'a [u8],
     /// Encoded properties: flag word and fields.
     pub properties: &'a [u8],
     /// The body.
@@ -50,23 +48,20 @@ pub struct Messages {
 impl Parts<'_> {
     /// Bytes that `encode` will append.
     pub fn encoded_len(&self) -> usize {
-        HEAD + 2 + self.exchange.len() + self.routing_key.len() + self.properties.len() + self.body.len()
+        HEAD + self.route.len() + self.properties.len() + self.body.len()
     }
 
-    /// Appends the message to `out`. Names longer than 255 bytes cannot come from a short string.
+    /// Appends the message to `out`.
+    #[inline]
     pub fn encode(&self, out: &mut BytesMut) {
         let size = u32::try_from(self.encoded_len()).expect("bodies are much smaller than 4 GiB");
-        let exchange_len = u8::try_from(self.exchange.len()).expect("an exchange name was a short string");
-        let key_len = u8::try_from(self.routing_key.len()).expect("a routing key was a short string");
+        let route_len = u16::try_from(self.route.len()).expect("two short strings");
         let properties_len = u32::try_from(self.properties.len()).expect("properties came in one frame");
         out.reserve(self.encoded_len());
-        out.put_u32(size);
-        out.put_u16(2 + u16::from(exchange_len) + u16::from(key_len));
-        out.put_u32(properties_len);
-        out.put_u8(exchange_len);
-        out.put_slice(self.exchange.as_bytes());
-        out.put_u8(key_len);
-        out.put_slice(self.routing_key.as_bytes());
+        let ([s0, s1, s2, s3], [r0, r1]) = (size.to_be_bytes(), route_len.to_be_bytes());
+        let [p0, p1, p2, p3] = properties_len.to_be_bytes();
+        out.put_slice(&[s0, s1, s2, s3, r0, r1, p0, p1, p2, p3]);
+        out.put_slice(self.route);
         out.put_slice(self.properties);
         out.put_slice(self.body);
     }
@@ -245,8 +240,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PARTS: Parts<'_> =
-        Parts { exchange: "x", routing_key: "a.b", properties: &[0x10, 0, 2], body: b"hello" };
+    const PARTS: Parts<'_> = Parts { route: b"\x01x\x03a.b", properties: &[0x10, 0, 2], body: b"hello" };
 
     #[test]
     fn a_message_gives_back_its_parts() {
@@ -266,12 +260,18 @@ mod tests {
             Parts { body: body.as_bytes(), ..PARTS }.encode(&mut out);
         }
         let bodies = |messages: &Messages| {
-            messages.iter().map(|message| String::from_utf8_lossy(message.body()).into_owned()).collect::<Vec<_>>()
+            messages
+                .iter()
+                .map(|message| String::from_utf8_lossy(message.body()).into_owned())
+                .collect::<Vec<_>>()
         };
         let mut messages = Messages::decode(out.freeze()).unwrap();
         assert_eq!(messages.count(), 3);
         let first = messages.split_to(1);
-        assert_eq!((bodies(&first), bodies(&messages)), (vec!["one".into()], vec!["".into(), "three".into()]));
+        assert_eq!(
+            (bodies(&first), bodies(&messages)),
+            (vec!["one".into()], vec!["".into(), "three".into()])
+        );
         messages.advance();
         assert_eq!((bodies(&messages), messages.count()), (vec!["three".to_owned()], 1));
     }
@@ -279,7 +279,19 @@ mod tests {
     #[test]
     fn damaged_lengths_are_refused() {
         let bytes = PARTS.to_messages().bytes;
-        let damages = [(0, 1), (3, 200), (3, 9), (4, 0xff), (5, 0), (5, 7), (6, 1), (9, 9), (10, 200), (10, 0), (12, 4)];
+        let damages = [
+            (0, 1),
+            (3, 200),
+            (3, 9),
+            (4, 0xff),
+            (5, 0),
+            (5, 7),
+            (6, 1),
+            (9, 9),
+            (10, 200),
+            (10, 0),
+            (12, 4),
+        ];
         for (at, value) in damages {
             let mut damaged = bytes.to_vec();
             damaged[at] = value;
@@ -293,7 +305,7 @@ mod tests {
         #[test]
         fn any_bytes_decode_or_are_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             // A size that fits, mostly.
-            let size = bytes.len() as u32;
+            let size = u32::try_from(bytes.len()).unwrap();
             if let Some(front) = bytes.first_chunk_mut() {
                 *front = size.to_be_bytes();
             }

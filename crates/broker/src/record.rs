@@ -209,7 +209,7 @@ mod tests {
     fn written() -> Vec<(u8, Vec<u8>)> {
         let mut log = Lines(Vec::new());
         let mut scratch = Vec::new();
-        let message = Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: b"hi" }.to_messages();
+        let message = Parts { route: b"\0\x01q", properties: &[0, 0], body: b"hi" }.to_messages();
         let targets = [(QueueId(7), 1), (QueueId(9), 300)];
         append_enqueue(&mut log, &mut scratch, &targets, 0, message.first());
         let mut spans = [4, 1, 2, 9].map(Span::one).to_vec();

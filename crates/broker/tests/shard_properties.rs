@@ -97,7 +97,7 @@ struct World {
 fn messages(numbers: impl Iterator<Item = u64>) -> Messages {
     let mut out = bytes::BytesMut::new();
     for number in numbers {
-        Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &number.to_be_bytes() }.encode(&mut out);
+        Parts { route: b"\0\x01q", properties: &[0, 0], body: &number.to_be_bytes() }.encode(&mut out);
     }
     Messages::decode(out.freeze()).expect("just encoded")
 }
@@ -214,7 +214,8 @@ impl World {
         let held = self.held.entry(connection).or_default();
         let (queue, first, _) = *held.get(pick.checked_rem(held.len())?)?;
         let span = Span { first, count };
-        let of_it = held.extract_if(.., |(q, sequence, _)| *q == queue && (first..span.end()).contains(sequence));
+        let of_it =
+            held.extract_if(.., |(q, sequence, _)| *q == queue && (first..span.end()).contains(sequence));
         let numbers = of_it.map(|(_, _, number)| number).collect();
         Some((queue, span, numbers))
     }

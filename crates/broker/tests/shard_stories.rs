@@ -39,7 +39,7 @@ fn round(shard: &mut Shard, from: ConnectionId, command: Command) -> usize {
 }
 
 fn publish(count: usize) -> Command {
-    let parts = Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &[7; 1024] };
+    let parts = Parts { route: b"\0\x01q", properties: &[0, 0], body: &[7; 1024] };
     let one = Publish { messages: parts.to_messages(), persistent: false, route: 0 };
     Command::Publish(Batch { routes: vec![Arc::from([QUEUE])], runs: vec![one; count], confirms: Vec::new() })
 }

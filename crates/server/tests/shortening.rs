@@ -41,7 +41,7 @@ impl Broker {
 
     /// Publishes a message with a body of this size, takes it without ack, and syncs.
     fn pass_through(&mut self, size: usize) {
-        let parts = Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &vec![7; size] };
+        let parts = Parts { route: b"\0\x01q", properties: &[0, 0], body: &vec![7; size] };
         let publish = Publish { messages: parts.to_messages(), persistent: true, route: 0 };
         let confirms = vec![Confirm { publisher: 1, first: 1, last: 1 }];
         let batch = Batch { routes: vec![Arc::from([QUEUE])], runs: vec![publish], confirms };

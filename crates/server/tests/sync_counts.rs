@@ -190,7 +190,7 @@ impl Broker {
         for _ in 0..count {
             self.published += 1;
             let body = self.published.to_be_bytes();
-            let parts = Parts { exchange: "", routing_key: "q", properties: &[0, 0], body: &body };
+            let parts = Parts { route: b"\0\x01q", properties: &[0, 0], body: &body };
             batch.runs.push(Publish { messages: parts.to_messages(), persistent: true, route: 0 });
         }
         batch.confirms.push(Confirm { publisher: 1, first, last: self.published });

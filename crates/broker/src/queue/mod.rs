@@ -204,20 +204,30 @@ impl Queue {
     /// The holder is done with messages: they leave the queue. Those that this connection does not hold stay.
     pub(crate) fn settle(&mut self, connection: usize, span: Span, mut gone: impl FnMut(&Run)) {
         let Queue { unacked, consumers, settled, .. } = self;
-        unacked.remove(span.first, last(span), |unacked| unacked.holder.connection == connection, |first, unacked| {
-            release(consumers, &unacked);
-            note_settled(settled, first, &unacked.run);
-            gone(&unacked.run);
-        });
+        unacked.remove(
+            span.first,
+            last(span),
+            |unacked| unacked.holder.connection == connection,
+            |first, unacked| {
+                release(consumers, &unacked);
+                note_settled(settled, first, &unacked.run);
+                gone(&unacked.run);
+            },
+        );
     }
 
     /// The holder gives messages back, to their old places.
     pub(crate) fn requeue(&mut self, connection: usize, span: Span) {
         let Queue { unacked, consumers, ready, .. } = self;
-        unacked.remove(span.first, last(span), |unacked| unacked.holder.connection == connection, |first, unacked| {
-            release(consumers, &unacked);
-            ready.insert(first, Run { redelivered: true, ..unacked.run });
-        });
+        unacked.remove(
+            span.first,
+            last(span),
+            |unacked| unacked.holder.connection == connection,
+            |first, unacked| {
+                release(consumers, &unacked);
+                ready.insert(first, Run { redelivered: true, ..unacked.run });
+            },
+        );
     }
 
     /// Takes back all that a connection, or one channel of it, holds.
@@ -303,7 +313,10 @@ impl Queue {
         for (first, run) in self.runs() {
             let end = first + u64::from(run.count());
             assert!(end <= self.next_sequence, "{end} was never given out");
-            assert_eq!(Messages::decode(run.messages.as_bytes().to_vec().into()).as_ref(), Some(&run.messages));
+            assert_eq!(
+                Messages::decode(run.messages.as_bytes().to_vec().into()).as_ref(),
+                Some(&run.messages)
+            );
         }
         for (first, unacked) in self.unacked.iter() {
             for sequence in first..first + u64::from(unacked.count()) {

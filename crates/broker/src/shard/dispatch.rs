@@ -20,7 +20,8 @@ impl Shard {
                 *congested |= *progressed && queue.ready_len() > CONGESTED_LEN;
                 return;
             };
-            let Some((connection, delivery)) = queue.hand_out(id, turn, |settled| usage.remove(settled)) else {
+            let Some((connection, delivery)) = queue.hand_out(id, turn, |settled| usage.remove(settled))
+            else {
                 return;
             };
             outbox.push_at(connection, Effect::Deliver(delivery));

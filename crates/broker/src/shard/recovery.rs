@@ -63,7 +63,8 @@ impl Shard {
         }
         for (id, queue) in &mut self.queues {
             for run in queue.runs_mut() {
-                let Some(Stored { position, nth, .. }) = run.stored.filter(|stored| stored.position < end) else {
+                let Some(Stored { position, nth, .. }) = run.stored.filter(|stored| stored.position < end)
+                else {
                     continue;
                 };
                 self.usage.remove(run);
@@ -90,7 +91,8 @@ impl Shard {
                     continue;
                 };
                 for ((message, nth), sequence) in run.messages.singles().zip(stored.nth..).zip(first..) {
-                    let (_, targets) = live.entry((stored.position, nth)).or_insert_with(|| (message, Vec::new()));
+                    let (_, targets) =
+                        live.entry((stored.position, nth)).or_insert_with(|| (message, Vec::new()));
                     targets.push((*id, sequence));
                 }
             }

@@ -4,8 +4,8 @@ use super::{Delivery, Effect, Reply, Request, Shard};
 use crate::error::{Error, Kind};
 use crate::id::{ConnectionId, QueueId};
 use crate::queue::{Consumer, Holder, Queue, Run, Subscription};
-use crate::sequence::Stretch;
 use crate::record::Log;
+use crate::sequence::Stretch;
 
 impl Shard {
     pub(super) fn request(&mut self, from: ConnectionId, token: u64, request: Request, log: &mut impl Log) {

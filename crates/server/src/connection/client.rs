@@ -162,6 +162,7 @@ impl Client {
         self.last_read = Instant::now();
         let mut used = 0;
         while self.can_parse() {
+            used += self.take_publishes(&input[used..]);
             let out = &mut self.output.bytes;
             let (step, outcome) = match self.protocol.receive(&input[used..], out) {
                 Ok(step) => {
@@ -189,6 +190,18 @@ impl Client {
             if done {
                 break;
             }
+        }
+        used
+    }
+
+    /// Takes as many messages from the front of `input` as come in the usual form; how many bytes that was.
+    fn take_publishes(&mut self, input: &[u8]) -> usize {
+        let Stage::Open(session) = &mut self.stage else { return 0 };
+        let mut used = 0;
+        while let Some(publish) = self.protocol.receive_publish(&input[used..])
+            && session.publish_again(&publish, &mut self.output.bytes)
+        {
+            used += publish.used;
         }
         used
     }

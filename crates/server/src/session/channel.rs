@@ -12,6 +12,7 @@ use broker::window::Window;
 
 use super::answers::Awaited;
 use super::confirm::Confirms;
+use super::outgoing::Route;
 use super::tx::Transaction;
 use super::{Outcome, Session, clean, reply};
 
@@ -74,6 +75,12 @@ impl Channel {
         let first = self.last_delivery_tag + 1;
         self.last_delivery_tag += u64::from(count);
         first
+    }
+
+    /// Counts a message that takes this route, if the channel is in confirm mode: its publisher's number and its own.
+    pub(super) fn expect_confirm(&mut self, route: &Route) -> Option<(u32, u64)> {
+        let publisher = self.publisher;
+        self.confirms.as_mut().map(|confirms| (publisher, confirms.expect(route.len())))
     }
 
     /// The name, or if it is empty the queue declared last.

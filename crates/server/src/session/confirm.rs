@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// So many shards have not yet answered.
-    Waiting(u8),
+    Waiting(u16),
     /// Safe, and the publisher does not know.
     Safe,
     /// The publisher knows, but one before it is still waiting.
@@ -39,7 +39,8 @@ impl Default for Confirms {
 
 impl Confirms {
     /// Counts a message that `shards` shards must report, and returns its number.
-    pub(crate) fn expect(&mut self, shards: u8) -> u64 {
+    pub(crate) fn expect(&mut self, shards: usize) -> u64 {
+        let shards = u16::try_from(shards).expect("shards are few");
         let number = self.first + self.states.len() as u64;
         self.states.push_back(if shards == 0 { State::Safe } else { State::Waiting(shards) });
         if shards == 0 && self.states.len() > 1 {

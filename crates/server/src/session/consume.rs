@@ -7,8 +7,8 @@ use amqp::error::Error;
 use amqp::method::{Method, basic};
 use broker::access::{Operation, Resource};
 use broker::id::QueueId;
-use broker::queue::Subscription;
 use broker::message::Message;
+use broker::queue::Subscription;
 use broker::record::Span;
 use broker::shard::{Command, Delivery, Request};
 

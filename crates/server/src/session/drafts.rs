@@ -106,12 +106,13 @@ mod tests {
         for (number, word) in published.split(' ').enumerate() {
             let route = &routes[word.trim_end_matches('!').parse::<usize>().unwrap()];
             let body = number.to_string();
-            let parts = Parts { exchange: "", routing_key: "", properties: &[0, 0], body: body.as_bytes() };
+            let parts = Parts { route: &[0, 0], properties: &[0, 0], body: body.as_bytes() };
             drafts.add(route, &parts, word.ends_with('!'));
         }
         let mut said = Vec::new();
         drafts.finish(|draft, messages| {
-            let bodies: Vec<_> = messages.iter().map(|m| String::from_utf8_lossy(m.body()).into_owned()).collect();
+            let bodies: Vec<_> =
+                messages.iter().map(|m| String::from_utf8_lossy(m.body()).into_owned()).collect();
             let queues: Vec<_> = draft.route[0].1.iter().map(|queue| queue.0).collect();
             said.push(format!("{queues:?}{}: {}", if draft.persistent { "!" } else { "" }, bodies.join(" ")));
         });
@@ -120,32 +121,47 @@ mod tests {
 
     #[test]
     fn messages_for_the_same_queues_lie_together() {
-        check(&[&[7], &[8]], "0 0 1 0 1 1", expect![[r#"
+        check(
+            &[&[7], &[8]],
+            "0 0 1 0 1 1",
+            expect![[r#"
             [7]: 0 1 3
-            [8]: 2 4 5"#]]);
+            [8]: 2 4 5"#]],
+        );
     }
 
     #[test]
     fn nothing_overtakes_on_its_way_to_a_queue() {
-        check(&[&[7], &[7, 8], &[9]], "0 2 1 0 2", expect![[r#"
+        check(
+            &[&[7], &[7, 8], &[9]],
+            "0 2 1 0 2",
+            expect![[r#"
             [7]: 0
             [9]: 1
             [7, 8]: 2
             [7]: 3
-            [9]: 4"#]]);
-        check(&[&[7], &[8]], "0 0! 0 1 0!", expect![[r#"
+            [9]: 4"#]],
+        );
+        check(
+            &[&[7], &[8]],
+            "0 0! 0 1 0!",
+            expect![[r#"
             [7]: 0
             [7]!: 1
             [7]: 2
             [8]: 3
-            [7]!: 4"#]]);
+            [7]!: 4"#]],
+        );
     }
 
     #[test]
     fn only_so_many_grow_at_a_time() {
         let routes: Vec<[u64; 1]> = (0..10).map(|queue| [queue]).collect();
         let routes: Vec<&[u64]> = routes.iter().map(|queues| &queues[..]).collect();
-        check(&routes, "0 1 2 3 4 5 6 7 8 9 0 8 9", expect![[r#"
+        check(
+            &routes,
+            "0 1 2 3 4 5 6 7 8 9 0 8 9",
+            expect![[r#"
             [0]: 0
             [1]: 1
             [2]: 2
@@ -156,6 +172,7 @@ mod tests {
             [7]: 7
             [8]: 8 11
             [9]: 9 12
-            [0]: 10"#]]);
+            [0]: 10"#]],
+        );
     }
 }

@@ -6,6 +6,7 @@ use amqp::content;
 use amqp::error::{Code, Error};
 use amqp::method::basic;
 use amqp::properties::Properties;
+use amqp::receiver::Publish;
 use broker::access::{Operation, Resource};
 use broker::message::Parts;
 
@@ -20,6 +21,31 @@ const PUBLISH: (u16, u16) = (60, 40);
 const EXPIRATION_MAX_MS: u64 = 315_360_000_000;
 
 impl Session {
+    /// Takes a message in the usual case: it goes where others went before, and nothing about it needs a look. False:
+    /// it was not taken, `publish` will see.
+    #[inline]
+    pub(crate) fn publish_again(&mut self, publish: &Publish<'_>, out: &mut Vec<u8>) -> bool {
+        let Publish { channel: number, exchange_and_key, mandatory, properties, body, .. } = *publish;
+        let Session { topology, channels, routes, outgoing, .. } = self;
+        let Some(route) = routes.get(topology.version(), exchange_and_key) else {
+            return false;
+        };
+        let Some(channel) = channels.get_mut(&number).filter(|channel| channel.transaction.is_none()) else {
+            return false;
+        };
+        if properties.needs_a_look() {
+            return false;
+        }
+        let parts = Parts { route: exchange_and_key, properties: properties.as_bytes(), body };
+        let confirm = channel.expect_confirm(route);
+        if route.is_empty() {
+            self.unroutable(number, &parts, mandatory, out);
+        } else {
+            outgoing.publish(route, &parts, properties.is_persistent(), confirm);
+        }
+        true
+    }
+
     /// Takes a message that the client publishes.
     pub(crate) fn publish(
         &mut self,
@@ -30,10 +56,10 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Outcome {
         self.has_published = true;
-        self.publish_checked(number, method, properties, body, out).map_err(|error| blame(error, PUBLISH))
+        self.publish_first(number, method, properties, body, out).map_err(|error| blame(error, PUBLISH))
     }
 
-    fn publish_checked(
+    fn publish_first(
         &mut self,
         number: u16,
         method: basic::Publish<'_>,
@@ -44,56 +70,37 @@ impl Session {
         if method.immediate {
             return Err(Error::not_implemented("immediate=true"));
         }
-        let route = self.route(method.exchange, method.routing_key, properties)?;
+        let mut names = Vec::new();
+        content::put_exchange_and_key(&mut names, method.exchange, method.routing_key);
+        let route = self.route(&names, method, properties)?;
         self.check_user_id(properties)?;
         check_expiration(properties)?;
+        let persistent = properties.is_persistent();
+        let mut rewritten = Vec::new();
+        let mut parts = Parts { route: &names, properties: properties.as_bytes(), body };
         if properties.reply_to() == Some(reply_to::PSEUDO_QUEUE) {
-            let mut rewritten = Vec::new();
             properties.with_reply_to(&self.reply_address(number)?, &mut rewritten);
-            let properties = Properties::new(&rewritten)?;
-            return self.publish_routed(number, method, properties, body, &route, out);
+            parts.properties = &rewritten;
         }
-        self.publish_routed(number, method, properties, body, &route, out)
-    }
-
-    fn publish_routed(
-        &mut self,
-        number: u16,
-        method: basic::Publish<'_>,
-        properties: Properties<'_>,
-        body: &[u8],
-        route: &Route,
-        out: &mut Vec<u8>,
-    ) -> Outcome {
-        let (exchange, routing_key) = (method.exchange, method.routing_key);
-        let parts = Parts { exchange, routing_key, properties: properties.as_bytes(), body };
         let channel = self.channel(number)?;
         if let Some(transaction) = &mut channel.transaction {
-            let persistent = properties.is_persistent();
-            transaction.publish(Published::new(&parts, Arc::clone(route), method.mandatory, persistent));
+            transaction.publish(Published::new(&parts, route, method.mandatory, persistent));
             return Ok(());
         }
-        let shards = u8::try_from(route.len()).map_err(|_| Error::internal_error("more than 255 shards"))?;
-        let publisher = channel.publisher;
-        let confirm = channel.confirms.as_mut().map(|confirms| (publisher, confirms.expect(shards)));
+        let confirm = channel.expect_confirm(&route);
         if route.is_empty() {
             self.unroutable(number, &parts, method.mandatory, out);
-            return Ok(());
+        } else {
+            self.outgoing.publish(&route, &parts, persistent, confirm);
         }
-        self.outgoing.publish(route, &parts, properties.is_persistent(), confirm);
         Ok(())
     }
 
     /// Nobody wants a message: it goes back if it was mandatory, and is confirmed in any case.
     pub(super) fn unroutable(&mut self, number: u16, parts: &Parts<'_>, mandatory: bool, out: &mut Vec<u8>) {
         if mandatory {
-            let mut exchange_and_key = Vec::new();
-            content::put_exchange_and_key(&mut exchange_and_key, parts.exchange, parts.routing_key);
-            let message = content::Message {
-                exchange_and_key: &exchange_and_key,
-                properties: parts.properties,
-                body: parts.body,
-            };
+            let Parts { route: exchange_and_key, properties, body } = *parts;
+            let message = content::Message { exchange_and_key, properties, body };
             let method =
                 content::Return { reply_code: Code::NoRoute.value(), reply_text: Code::NoRoute.name() };
             content::return_(out, number, method, message, self.identity.frame_max);
@@ -121,13 +128,14 @@ impl Session {
     /// Where a message goes, if this user may publish there.
     fn route(
         &mut self,
-        exchange: &str,
-        routing_key: &str,
+        names: &[u8],
+        method: basic::Publish<'_>,
         properties: Properties<'_>,
     ) -> Result<Route, Error> {
-        if let Some(route) = self.routes.get(self.topology.version(), exchange, routing_key) {
+        if let Some(route) = self.routes.get(self.topology.version(), names) {
             return Ok(Arc::clone(route));
         }
+        let basic::Publish { exchange, routing_key, .. } = method;
         let vhost = &*self.identity.vhost;
         self.authorize(Operation::Write, Resource::Exchange(exchange))?;
         let found = self.topology.find_vhost(vhost).and_then(|vhost| vhost.find_exchange(exchange).cloned());
@@ -144,7 +152,7 @@ impl Session {
         routed.map_err(|error| refused(&error))?;
         let route = self.outgoing.route(&queues);
         if !self.topology.routes_by_headers(vhost, exchange) {
-            self.routes.put(exchange, routing_key, Arc::clone(&route));
+            self.routes.put(names, Arc::clone(&route));
         }
         Ok(route)
     }

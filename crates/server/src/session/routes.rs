@@ -7,63 +7,65 @@ use super::outgoing::Route;
 /// Routes that a session remembers.
 const ROUTES_MAX: usize = 1024;
 
+/// Of these, how many are found without hashing in earnest: publishers repeat themselves.
+const RECENT: usize = 64;
+
 /// The routes of one version of the topology that this user may publish to.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     version: u64,
-    /// The one asked for last: publishers repeat themselves.
-    last: Option<Last>,
-    /// By exchange and routing key, joined.
-    all: HashMap<String, Route>,
-    joined: String,
+    /// By a few bytes of the routing key. Empty until something is remembered.
+    recent: Vec<Option<Known>>,
+    all: HashMap<Names, Route>,
 }
 
+/// Exchange and routing key, two adjacent short strings.
+type Names = Box<[u8]>;
+
 #[derive(Debug)]
-struct Last {
-    exchange: String,
-    routing_key: String,
+struct Known {
+    names: Names,
     route: Route,
 }
 
 impl Routes {
     /// The route of a message, if it is known.
-    pub(super) fn get(&mut self, version: u64, exchange: &str, routing_key: &str) -> Option<&Route> {
+    #[inline]
+    pub(super) fn get(&mut self, version: u64, names: &[u8]) -> Option<&Route> {
         if self.version != version {
             self.forget(version);
             return None;
         }
-        let same = |last: &Last| last.routing_key == routing_key && last.exchange == exchange;
-        if !self.last.as_ref().is_some_and(same) {
-            join(&mut self.joined, exchange, routing_key);
-            let route = self.all.get(&self.joined)?.clone();
-            self.last =
-                Some(Last { exchange: exchange.to_owned(), routing_key: routing_key.to_owned(), route });
+        let place = place(names);
+        if self.recent.get(place)?.as_ref().is_none_or(|known| *known.names != *names) {
+            let route = self.all.get(names)?.clone();
+            self.recent[place] = Some(Known { names: names.into(), route });
         }
-        self.last.as_ref().map(|last| &last.route)
+        self.recent[place].as_ref().map(|known| &known.route)
     }
 
     /// Remembers a route.
-    pub(super) fn put(&mut self, exchange: &str, routing_key: &str, route: Route) {
+    pub(super) fn put(&mut self, names: &[u8], route: Route) {
         if self.all.len() >= ROUTES_MAX {
             self.forget(self.version);
         }
-        join(&mut self.joined, exchange, routing_key);
-        self.all.insert(self.joined.clone(), route);
+        self.all.insert(names.into(), route.clone());
+        self.recent.resize_with(RECENT, || None);
+        self.recent[place(names)] = Some(Known { names: names.into(), route });
     }
 
     fn forget(&mut self, version: u64) {
         self.version = version;
-        self.last = None;
+        self.recent.clear();
         self.all.clear();
     }
 }
 
-/// The length goes first, so that no other pair joins to the same string.
-fn join(out: &mut String, exchange: &str, routing_key: &str) {
-    out.clear();
-    out.extend(u8::try_from(exchange.len()).map(char::from));
-    out.push_str(exchange);
-    out.push_str(routing_key);
+/// Keys that differ mostly differ at their end.
+#[inline]
+fn place(names: &[u8]) -> usize {
+    let last = names.last_chunk().map_or(0, |last: &[u8; 2]| u16::from_be_bytes(*last));
+    (usize::from(last) * 5 + names.len()) % RECENT
 }
 
 #[cfg(test)]
@@ -75,16 +77,28 @@ mod tests {
     fn a_route_is_remembered_until_the_topology_changes() {
         let (one, two): (Route, Route) = (Arc::from(Vec::new()), Arc::from(Vec::new()));
         let mut routes = Routes::default();
-        assert!(routes.get(1, "x", "a").is_none());
-        routes.put("x", "a", one.clone());
-        assert!(routes.get(1, "xa", "").is_none(), "another pair with the same letters");
-        routes.put("xa", "", two.clone());
+        assert!(routes.get(1, b"\x01x\x01a").is_none());
+        routes.put(b"\x01x\x01a", one.clone());
+        assert!(routes.get(1, b"\x02xa\0").is_none(), "another pair with the same letters");
+        routes.put(b"\x02xa\0", two.clone());
         for _ in 0..2 {
-            assert!(Arc::ptr_eq(routes.get(1, "x", "a").unwrap(), &one));
-            assert!(Arc::ptr_eq(routes.get(1, "xa", "").unwrap(), &two));
+            assert!(Arc::ptr_eq(routes.get(1, b"\x01x\x01a").unwrap(), &one));
+            assert!(Arc::ptr_eq(routes.get(1, b"\x02xa\0").unwrap(), &two));
         }
-        assert!(routes.get(1, "", "xa").is_none());
-        assert!(routes.get(2, "x", "a").is_none());
-        assert!(routes.get(2, "x", "a").is_none());
+        assert!(routes.get(1, b"\0\x02xa").is_none());
+        assert!(routes.get(2, b"\x01x\x01a").is_none());
+        assert!(routes.get(2, b"\x01x\x01a").is_none());
+    }
+
+    #[test]
+    fn keys_that_share_a_place_are_not_mixed_up() {
+        let mut routes = Routes::default();
+        assert!(routes.get(1, b"").is_none());
+        let all: Vec<(String, Route)> =
+            (0..200).map(|number| (format!("{number}-same"), Arc::from(Vec::new()) as Route)).collect();
+        all.iter().for_each(|(key, route)| routes.put(key.as_bytes(), route.clone()));
+        for (key, route) in all.iter().chain(&all) {
+            assert!(Arc::ptr_eq(routes.get(1, key.as_bytes()).unwrap(), route), "{key}");
+        }
     }
 }

@@ -58,12 +58,8 @@ impl Session {
         let Transaction { published, settled } = std::mem::take(self.transaction(number)?);
         for Published { message, route, mandatory, persistent } in published {
             let message = message.first();
-            let parts = Parts {
-                exchange: message.exchange(),
-                routing_key: message.routing_key(),
-                properties: message.properties(),
-                body: message.body(),
-            };
+            let (properties, body) = (message.properties(), message.body());
+            let parts = Parts { route: message.route(), properties, body };
             if route.is_empty() {
                 self.unroutable(number, &parts, mandatory, out);
             } else {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use broker::id::{ConnectionId, QueueId};
-use broker::queue::Subscription;
 use broker::message::Messages;
+use broker::queue::Subscription;
 use broker::record::Span;
 use broker::shard::{Batch, Command, Confirm, Delivery, Publish, Request};
 use broker::window::Window;

@@ -85,7 +85,7 @@ pub(crate) fn message(number: u64) -> Messages {
     while body.len() < len {
         body.extend_from_slice(&random.next_u64().to_be_bytes());
     }
-    Parts { exchange: "x", routing_key: "key", properties: &[0x10, 0, 2], body: &body }.to_messages()
+    Parts { route: b"\x01x\x03key", properties: &[0x10, 0, 2], body: &body }.to_messages()
 }
 
 /// The number of a message that is alone, if its bytes are what they must be.

@@ -448,12 +448,7 @@ impl World {
         }
     }
 
-    fn delivered(
-        &mut self,
-        connection: ConnectionId,
-        delivery: &Delivery,
-        no_ack: bool,
-    ) -> u64 {
+    fn delivered(&mut self, connection: ConnectionId, delivery: &Delivery, no_ack: bool) -> u64 {
         let number = self.oracle.deliver(delivery, no_ack);
         self.clients.delivered(connection, delivery, number, no_ack);
         self.counts.delivered += 1;
