@@ -1,4 +1,7 @@
-//! A journal file as text, for people.
+//! Files as text, for people: journals here, the others in modules of their own.
+
+pub mod checkpoint;
+pub mod segment;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -8,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{FILE_HEADER_SIZE, FileHeader, HeaderRead, Lsn, RECORD_HEADER_SIZE, Record, base_of};
 use crate::scan::{self, End, Found, Stop};
 
-/// Prints the header and the records of the file at `path` to `out`, one a line: lsn, kind, version, bytes of
+/// Prints the header and the records of the journal file at `path` to `out`, one a line: lsn, kind, version, bytes of
 /// payload, and what `describe` makes of kind, version and payload. Reads the whole file into memory.
 ///
 /// A file on its own cannot tell whether its unreadable end was synced; that is for a recovery to say.

@@ -27,6 +27,8 @@ pub enum Kind {
     Unsupported,
     /// The file is not what it should be (another journal's, or no journal at all): put the right one there.
     Foreign,
+    /// The file was whole once and is not any more: put a good copy there.
+    Damaged,
     /// The visitor of a recovery refused a record.
     Rejected,
 }

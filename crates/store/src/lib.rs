@@ -1,4 +1,5 @@
-//! The journal on a disk: append-only files of checked records, behind a small [`Disk`] seam.
+//! What a shard keeps on a disk, behind a small [`Disk`] seam: its journal, append-only files of checked
+//! records; the [`segment`]s, which hold the backlog of its queues; and its [`checkpoint`].
 //!
 //! ```text
 //!   shard task                     journal thread                      disk
@@ -19,6 +20,9 @@ mod tail;
 mod files;
 mod recovery;
 mod scan;
+
+pub mod checkpoint;
+pub mod segment;
 
 mod disk;
 mod real;

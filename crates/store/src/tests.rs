@@ -1,3 +1,4 @@
+mod checkpoint;
 mod conformance;
 mod counts;
 mod crash;
@@ -6,4 +7,5 @@ mod faults;
 mod format;
 mod golden;
 mod misplaced;
+mod segment;
 mod text;
