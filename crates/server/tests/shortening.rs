@@ -27,8 +27,8 @@ impl Broker {
         recovery.open(QUEUE, Options { label: "queue 'q'".to_owned(), durable: true, auto_delete: false });
         let options = store::Options {
             file_size: FILE_SIZE,
-            zero_step_min: 512,
-            zero_step_max: 512,
+            zero_ahead_min: 512,
+            zero_ahead_max: 512,
             ..Default::default()
         };
         let opened = Files::open(SimDisk::new(), Path::new("/journal"), options, &mut |record| {

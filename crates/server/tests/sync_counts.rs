@@ -132,8 +132,8 @@ impl Broker {
         let size = 32 << 20;
         let options = store::Options {
             file_size: size,
-            zero_step_min: size,
-            zero_step_max: size,
+            zero_ahead_min: size,
+            zero_ahead_max: size,
             ..Default::default()
         };
         let opened = Files::open(disk.clone(), dir.path(), options, &mut |record| recovery.replay(&record));

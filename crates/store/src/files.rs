@@ -17,10 +17,10 @@ pub struct Options {
     pub journal: u32,
     /// Bytes of records after which a new file is begun, in front of the next round (default 64 MiB).
     pub file_size: u64,
-    /// Bytes of zeros a file is first extended by (default 1 MiB); each time twice as many.
-    pub zero_step_min: u64,
-    /// Bytes of zeros it is at most extended by at once (default 16 MiB).
-    pub zero_step_max: u64,
+    /// Bytes of zeros that are kept ahead of what is written, at least (default 256 KiB).
+    pub zero_ahead_min: u64,
+    /// The same, at most (default 16 MiB): in between, twice what was written between two syncs.
+    pub zero_ahead_max: u64,
     /// Files that are kept for being written again instead of being deleted (default 2).
     pub spares_max: usize,
 }
@@ -30,8 +30,8 @@ impl Default for Options {
         Options {
             journal: 0,
             file_size: 64 << 20,
-            zero_step_min: 1 << 20,
-            zero_step_max: 16 << 20,
+            zero_ahead_min: 256 << 10,
+            zero_ahead_max: 16 << 20,
             spares_max: 2,
         }
     }
@@ -64,7 +64,10 @@ pub struct Files<D: Disk> {
     spares: Vec<String>,
     /// Where the next round begins.
     end: Lsn,
-    zero_step: u64,
+    /// Bytes written since the last sync.
+    written: u64,
+    /// Bytes of zeros to have ahead.
+    ahead: u64,
     failed: Option<Error>,
 }
 
@@ -75,6 +78,8 @@ struct Current<F> {
     base: Lsn,
     /// Bytes after the header that are on the disk, as zeros or stale: writing them changes no metadata.
     allocated: u64,
+    /// The same, but for the zeros behind `allocated` the next sync has yet to come.
+    zeroed: u64,
     /// Whether a round was written after the last sync.
     unsynced: bool,
 }
@@ -103,7 +108,8 @@ impl<D: Disk> Files<D> {
             current: None,
             spares: Vec::new(),
             end: recovered.next,
-            zero_step: options.zero_step_min.max(1),
+            written: 0,
+            ahead: options.zero_ahead_min.max(1),
             failed: None,
             options,
         };
@@ -129,22 +135,25 @@ impl<D: Disk> Files<D> {
         self.check()?;
         let outcome = self.current.as_mut().map_or(Ok(()), Current::sync);
         self.remember(outcome)?;
+        let (least, most) = (self.options.zero_ahead_min.max(1), self.options.zero_ahead_max);
+        self.ahead = (self.written * 2).min(most).max(least);
+        self.written = 0;
         Ok(self.end)
     }
 
-    /// Extends the file by zeros before a round needs them, so that it need not wait: call it when nothing
-    /// waits. Does nothing while there is room for half a step.
+    /// Extends the file by zeros before a round needs them, so that it need not wait: call it after a sync. They
+    /// are synced together with what is written next, and used after that. Does nothing while enough lie ahead.
     pub fn prepare(&mut self) -> Result<()> {
         self.check()?;
-        let (end, step, file_size) = (self.end, self.zero_step, self.options.file_size);
-        let Some(current) = &self.current else {
+        let (end, ahead, file_size) = (self.end, self.ahead, self.options.file_size);
+        let Some(current) = &mut self.current else {
             return Ok(());
         };
         let used = end.since(current.base) as u64;
-        if current.allocated >= file_size || current.allocated - used >= step / 2 {
+        if current.zeroed >= file_size || current.zeroed.saturating_sub(used) >= ahead {
             return Ok(());
         }
-        let outcome = self.allocate(current.allocated + 1);
+        let outcome = current.zero((current.zeroed + ahead).min(file_size));
         self.remember(outcome)
     }
 
@@ -190,6 +199,7 @@ impl<D: Disk> Files<D> {
         let written = current.file.write_at(FILE_HEADER_SIZE as u64 + position, round.bytes());
         written.map_err(|error| Error::io("write to", &current.path, &error))?;
         self.end = round.end();
+        self.written += round.bytes().len() as u64;
         Ok(())
     }
 
@@ -197,19 +207,12 @@ impl<D: Disk> Files<D> {
     /// before they are used, so every record ever written lies within the length that survives a power cut;
     /// a recovery relies on it when it chooses the next base.
     fn allocate(&mut self, needed: u64) -> Result<()> {
-        let (step, file_size) = (self.zero_step, self.options.file_size);
+        let (ahead, file_size) = (self.ahead, self.options.file_size);
         let Some(current) = self.current.as_mut().filter(|current| current.allocated < needed) else {
             return Ok(());
         };
-        let grown = (current.allocated + step).min(file_size).max(needed);
-        let position = FILE_HEADER_SIZE as u64 + current.allocated;
-        let zeroed = current.file.zero(position, grown - current.allocated);
-        zeroed.map_err(|error| Error::io("extend", &current.path, &error))?;
-        current.unsynced = true;
-        current.sync()?;
-        current.allocated = grown;
-        self.zero_step = (step * 2).min(self.options.zero_step_max).max(step);
-        Ok(())
+        current.zero((needed + ahead).min(file_size).max(needed))?;
+        current.sync()
     }
 
     /// Seals the current file and begins the next one.
@@ -229,7 +232,7 @@ impl<D: Disk> Files<D> {
         let len = len.map_err(|error| Error::io("write the header of", &blank, &error))?;
         self.publish(&blank, &path)?;
         let allocated = len - FILE_HEADER_SIZE as u64;
-        self.current = Some(Current { file, path, base, allocated, unsynced: false });
+        self.current = Some(Current { file, path, base, allocated, zeroed: allocated, unsynced: false });
         Ok(())
     }
 
@@ -243,7 +246,7 @@ impl<D: Disk> Files<D> {
         let new = path.with_extension("new");
         let created = self.disk.create(&new);
         let mut file = created.map_err(|error| Error::io("create", &new, &error))?;
-        let zeros = self.zero_step.min(self.options.file_size).max(1);
+        let zeros = self.ahead.min(self.options.file_size).max(1);
         let zeroed = file.zero(FILE_HEADER_SIZE as u64, zeros);
         zeroed.map_err(|error| Error::io("extend", &new, &error))?;
         Ok((file, new))
@@ -310,10 +313,22 @@ impl<F: File> Current<F> {
         FILE_HEADER_SIZE as u64 + self.allocated
     }
 
+    /// Has zeros up to `end`, not yet synced.
+    fn zero(&mut self, end: u64) -> Result<()> {
+        let Some(len) = end.checked_sub(self.zeroed).filter(|len| *len > 0) else {
+            return Ok(());
+        };
+        let zeroed = self.file.zero(FILE_HEADER_SIZE as u64 + self.zeroed, len);
+        zeroed.map_err(|error| Error::io("extend", &self.path, &error))?;
+        self.zeroed = end;
+        Ok(())
+    }
+
     fn sync(&mut self) -> Result<()> {
-        if self.unsynced {
+        if self.unsynced || self.zeroed > self.allocated {
             self.file.sync().map_err(|error| Error::io("sync", &self.path, &error))?;
             self.unsynced = false;
+            self.allocated = self.zeroed;
         }
         Ok(())
     }

@@ -80,7 +80,7 @@ impl<D: Disk> Journal<D> {
 
 /// Files of a few records, so that a story needs no megabytes.
 pub fn small_files() -> Options {
-    Options { file_size: 4096, zero_step_min: 512, zero_step_max: 2048, ..Options::default() }
+    Options { file_size: 4096, zero_ahead_min: 512, zero_ahead_max: 2048, ..Options::default() }
 }
 
 /// Tells every story on a disk and in a directory of its own that `fresh` provides. Panics where one ends

@@ -207,7 +207,7 @@ impl World {
 
 fn open(disk: &SimDisk, meta: &mut Meta) -> store::Result<(Files<SimDisk>, store::Recovered)> {
     let options =
-        store::Options { file_size: 512, zero_step_min: 256, zero_step_max: 1024, ..Default::default() };
+        store::Options { file_size: 512, zero_ahead_min: 256, zero_ahead_max: 1024, ..Default::default() };
     Files::open(disk.clone(), Path::new("/meta"), options, &mut |record| {
         let decoded = Record::decode(record.kind, record.version, record.payload);
         meta.apply(&decoded.map_err(|error| Error::new(Kind::Unsupported, error.to_string()))?);

@@ -117,8 +117,8 @@ impl World {
         let file_size = [512, 1024, 2048, 4096, 8192][random.index(5)];
         let options = store::Options {
             file_size,
-            zero_step_min: [256, 512, 2048][random.index(3)],
-            zero_step_max: 4096,
+            zero_ahead_min: [256, 512, 2048][random.index(3)],
+            zero_ahead_max: 4096,
             spares_max: random.index(3),
             ..store::Options::default()
         };
