@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::{PasswordHasher, phc};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -125,9 +125,33 @@ impl fmt::Debug for PasswordHash {
 
 type Verify = fn(&str, &str) -> bool;
 
+/// Room for blocks of Argon2, a KiB each: more than any hash of ours needs, see [`scratch`].
+const SCRATCH_BLOCKS: usize = 33 * 1024;
+
+/// Memory for a hash, of which only as much as is asked for is touched.
+///
+/// It is reserved in one piece of more than 32 MiB because an allocator is then sure to give it back to the system: with
+/// smaller pieces glibc learns from the first one to keep the later ones, and a broker that had checked a dozen wrong
+/// passwords kept hundreds of megabytes.
+fn scratch(params: &Params) -> Vec<Block> {
+    let mut blocks = Vec::with_capacity(SCRATCH_BLOCKS.max(params.block_count()));
+    blocks.resize(params.block_count(), Block::default());
+    blocks
+}
+
 fn verify_phc(hash: &str, password: &str) -> bool {
-    phc::PasswordHash::new(hash)
-        .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+    let Ok(hash) = phc::PasswordHash::new(hash) else {
+        return false;
+    };
+    let (Ok(params), Some(salt), Some(expected)) = (Params::try_from(&hash), hash.salt, hash.hash) else {
+        return false;
+    };
+    let mut found = [0; phc::Output::MAX_LENGTH];
+    let found = &mut found[..expected.len()];
+    let memory = scratch(&params);
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let computed = argon2.hash_password_into_with_memory(password.as_bytes(), &salt, found, memory);
+    computed.is_ok() && phc::Output::new(found).is_ok_and(|found| found == expected)
 }
 
 fn verify_salted<D: Digest>(hash: &str, password: &str) -> bool {
