@@ -12,9 +12,12 @@ import sys
 
 import report
 import servers
+import stuck
 from rows import ROWS
 
 DOCUMENTS = servers.ROOT / "docs" / "benchmarks"
+# Peers that share a server with another.
+SERVERS = {"jetstream": "nats", "stuck": "leveret"}
 
 
 def arguments():
@@ -25,7 +28,7 @@ def arguments():
     )
     parser.add_argument("--quick", action="store_true", help="one round of 1 s runs of the most telling rows")
     parser.add_argument("--only", metavar="ROW", action="append", help="only this row (again for more)")
-    parser.add_argument("--peers", metavar="NAMES", help="only these, with commas: leveret,rabbitmq,nats,jetstream,disk")
+    parser.add_argument("--peers", metavar="NAMES", help="only these, with commas: leveret,rabbitmq,nats,jetstream,bare,disk,stuck")
     parser.add_argument("--rounds", type=int, help="rounds over all rows and servers (default 3)")
     parser.add_argument("--seconds", type=float, help="seconds of each run (default 3)")
     parser.add_argument("--save", action="store_true", help="write docs/benchmarks/DATE.json, .md and .svg")
@@ -61,7 +64,7 @@ class Bench:
         if peer == "disk":
             return [xtask, "disk-load", "--directory", self.directory, "--json", *timing, *work.split()]
         timing += ["--warmup", str(self.chosen.warmup)]
-        server = self.running["nats" if peer == "jetstream" else peer]
+        server = self.running[SERVERS.get(peer, peer)]
         common = ["--json", "--server-pid", str(server.pid), *timing, *work.split()]
         if peer in ("nats", "jetstream"):
             return [xtask, "nats-load", "--server", server.address, *common]
@@ -69,6 +72,11 @@ class Bench:
 
     def measure(self, row, peer):
         servers.settle([server.pid for server in self.running.values()])
+        beside = stuck.consumer(self.running["leveret"].address) if peer == "stuck" else contextlib.nullcontext()
+        with beside:
+            return self.run(row, peer)
+
+    def run(self, row, peer):
         said = subprocess.run(self.command(peer, row.work[peer]), capture_output=True, text=True, timeout=300, check=False)
         if said.returncode != 0:
             raise RuntimeError(f"{row.name} on {peer}: {said.stderr.strip()}")
@@ -103,9 +111,11 @@ def start(stack, chosen, directory, rows):
     if chosen.peers:
         peers &= set(chosen.peers.split(","))
     running = {}
-    if "leveret" in peers:
+    if peers & {"leveret", "stuck"}:
         binary = chosen.leveret or chosen.target / "release" / "leveret"
         running["leveret"] = stack.enter_context(servers.leveret(directory, pathlib.Path(binary).resolve()))
+    if "bare" in peers:
+        running["bare"] = stack.enter_context(servers.bare(directory, chosen.target / "release" / "xtask"))
     if "rabbitmq" in peers:
         running["rabbitmq"] = stack.enter_context(servers.rabbitmq(directory))
     if peers & {"nats", "jetstream"}:

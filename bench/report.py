@@ -8,9 +8,19 @@ NAMES = {
     "rabbitmq": "RabbitMQ",
     "nats": "NATS core",
     "jetstream": "NATS JetStream",
+    "bare": "bare program",
     "disk": "bare disk",
+    "stuck": "Leveret, beside it",
 }
-COLOURS = {"leveret": "#d1495b", "rabbitmq": "#edae49", "nats": "#30638e", "jetstream": "#00798c", "disk": "#9a9a9a"}
+COLOURS = {
+    "leveret": "#d1495b",
+    "rabbitmq": "#edae49",
+    "nats": "#30638e",
+    "jetstream": "#00798c",
+    "bare": "#6b6b6b",
+    "disk": "#9a9a9a",
+    "stuck": "#e29aa4",
+}
 
 
 def short(number):
@@ -119,7 +129,8 @@ def page(measured, chart):
         f"- {about['rounds']} rounds of {about['seconds']} s after {about['warmup']} s of warm-up, the servers in turn",
         "",
         "RabbitMQ's queues are classic and durable. JetStream stores in files and syncs every two minutes; Leveret syncs "
-        "before each confirm. NATS core has no queue and stores nothing. The bare disk writes as many messages as the window "
+        "before each confirm. NATS core has no queue and stores nothing. The bare program reads publishes, appends their "
+        "bodies to a file, syncs what has gathered, confirms and delivers, and does nothing else. The bare disk writes as many messages as the window "
         "has, syncs, and again, with 64 bytes beside each message; in the latency rows it writes and syncs what is due.",
         "",
         f"![Messages per second]({chart})",

@@ -12,7 +12,8 @@ JETSTREAM = f"--jetstream --confirm 1000 {ACKS}"
 class Row:
     name: str
     title: str
-    # Options of the load generator for each peer that is measured; "disk" is the bare disk.
+    # Options of the load generator for each peer that is measured; "disk" is the bare disk, "bare" a bare program,
+    # "stuck" is Leveret beside a consumer that never reads.
     work: dict
     quick: bool = False
     # What the figure is: messages "consumed" or "published" per second, or "latency".
@@ -29,7 +30,8 @@ def transient(name, size, title):
 
 
 def durable(name, size, title):
-    work = amqp(f"{DURABLE} --size {size}", jetstream=f"{JETSTREAM} --size {size}", disk=f"--size {size}")
+    options = f"{DURABLE} --size {size}"
+    work = amqp(options, jetstream=f"{JETSTREAM} --size {size}", bare=options, disk=f"--size {size}")
     return Row(name, f"{title}, durable, confirms (window 1,000), acks", work, quick=size < 2000)
 
 
@@ -76,6 +78,7 @@ ROWS = [
         amqp(
             f"--persistent --confirm 10000 {ACKS}",
             jetstream=f"--jetstream --confirm 10000 {ACKS}",
+            bare=f"--persistent --confirm 10000 {ACKS}",
             disk="--size 16 --window 10000",
         ),
     ),
@@ -93,5 +96,10 @@ ROWS = [
         "two16",
         "16 B, two producers, two consumers, four queues, transient, no acks",
         amqp("--durable --producers 2 --consumers 2 --queues 4", nats="--producers 2 --consumers 2 --queues 4"),
+    ),
+    Row(
+        "stuck1k",
+        "1 KB, transient, no acks, alone and beside a consumer of another queue that never reads",
+        {"leveret": "--durable --size 1024", "stuck": "--durable --size 1024"},
     ),
 ]

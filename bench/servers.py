@@ -140,6 +140,20 @@ def nats(directory):
         server.stop()
 
 
+@contextlib.contextmanager
+def bare(directory, xtask):
+    """The least program that syncs, confirms and delivers: see `xtask bare-broker --help`."""
+    home = directory / "bare"
+    server = Server([xtask, "bare-broker", "--listen", "127.0.0.1:0", "--directory", home], home)
+    try:
+        listening = re.compile(r"^bare-broker: listening for AMQP on (\S+)$", re.MULTILINE)
+        match = server.wait_for(lambda: listening.search(server.output.read_text()))
+        server.address = match[1]
+        yield server
+    finally:
+        server.stop()
+
+
 def cpu_seconds(pid):
     """User and system time of a process so far."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()

@@ -8,7 +8,8 @@ use xtask::tidy::{self, Tree};
 
 const USAGE: &str = "usage: cargo xtask tidy         check the rules of the house; exits 1 if one is broken
        cargo xtask nats-load    measure a NATS server as `leveret perf` measures a broker (--help for more)
-       cargo xtask disk-load    measure the bare disk: write and fdatasync (--help for more)";
+       cargo xtask disk-load    measure the bare disk: write and fdatasync (--help for more)
+       cargo xtask bare-broker  serve one queue with a bare program that syncs and confirms (--help for more)";
 
 fn main() -> ExitCode {
     run().unwrap_or_else(|error| {
@@ -23,6 +24,7 @@ fn run() -> Result<ExitCode> {
         ["tidy"] => tidy(),
         ["nats-load", ref options @ ..] => load::nats(options).map(|()| ExitCode::SUCCESS),
         ["disk-load", ref options @ ..] => load::disk(options).map(|()| ExitCode::SUCCESS),
+        ["bare-broker", ref options @ ..] => load::bare_broker(options).map(|()| ExitCode::SUCCESS),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)

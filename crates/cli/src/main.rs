@@ -1,5 +1,6 @@
 //! Leveret, a message broker: the one binary.
 
+mod allocator;
 mod config;
 mod serve;
 

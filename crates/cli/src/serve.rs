@@ -12,6 +12,7 @@ use server::config::Config;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::allocator;
 use crate::config::Written;
 
 /// Exit code for a configuration that makes no sense.
@@ -66,6 +67,7 @@ impl Serve {
             println!("the configuration makes sense");
             return Ok(ExitCode::SUCCESS);
         }
+        allocator::keep_buffers();
         raise_descriptor_limit();
         start_log(&self.log, self.log_format)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,8 +1,6 @@
 //! The bare disk: what a durable broker could do at best if it did nothing else.
 
-use std::fs::File;
 use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,12 +8,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
 
+use super::circle::{Circle, FILE_SIZE};
 use super::measure::latency::{Latencies, Summary};
 use super::measure::schedule::Schedule;
-
-/// Bytes of the file, which is written from its beginning again when it is full.
-const FILE_SIZE: u64 = 256 << 20;
-static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// Measure the bare disk: write and fdatasync in a loop.
 ///
@@ -127,52 +122,33 @@ impl Disk {
     }
 }
 
-/// A file full of zeros that is written in a circle. It is gone when this is dropped.
+/// The records of a window, and the file that they go to.
 #[derive(Debug)]
 struct Log {
-    file: File,
-    path: PathBuf,
+    file: Circle,
     records: Vec<u8>,
     record_size: usize,
-    position: u64,
     messages: u64,
     syncs: u64,
 }
 
 impl Log {
     fn create(disk: &Disk) -> Result<Log> {
-        let path = disk.directory.join(format!("disk-load-{}", std::process::id()));
-        let file = File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let record_size = usize::try_from(disk.size.saturating_add(disk.overhead))?;
         let size = record_size * usize::try_from(disk.window)?;
-        let log = Log {
+        ensure!(u64::try_from(size)? <= FILE_SIZE, "--window times --size is over {FILE_SIZE} bytes");
+        Ok(Log {
+            file: Circle::create(&disk.directory, "disk-load")?,
             records: (0..=u8::MAX).cycle().take(size).collect(),
             record_size,
-            file,
-            path,
-            position: 0,
             messages: 0,
             syncs: 0,
-        };
-        ensure!(u64::try_from(size)? <= FILE_SIZE, "--window times --size is over {FILE_SIZE} bytes");
-        // Blocks that were written before cost no metadata when they are synced: a journal recycles its files.
-        for position in (0..FILE_SIZE).step_by(ZEROS.len()) {
-            log.file.write_all_at(&ZEROS, position)?;
-        }
-        log.file.sync_all()?;
-        Ok(log)
+        })
     }
 
     fn commit(&mut self, messages: u64) -> Result<()> {
         let size = self.record_size * usize::try_from(messages)?;
-        let bytes = self.records.get(..size).context("more messages than a window")?;
-        let end = self.position + u64::try_from(size)?;
-        if end > FILE_SIZE {
-            self.position = 0;
-        }
-        self.file.write_all_at(bytes, self.position)?;
-        self.file.sync_data()?;
-        self.position += u64::try_from(size)?;
+        self.file.commit(self.records.get(..size).context("more messages than a window")?)?;
         self.messages += messages;
         self.syncs += 1;
         Ok(())
@@ -186,12 +162,6 @@ impl Log {
             per_second: self.messages as f64 / elapsed.as_secs_f64().max(1e-9),
             sync_latency_us: Latencies::summary_of([latencies]),
         }
-    }
-}
-
-impl Drop for Log {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.path).ok();
     }
 }
 

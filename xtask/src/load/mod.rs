@@ -1,6 +1,8 @@
 //! What Leveret is compared with: a load generator for NATS with the options and the report of `leveret perf`,
-//! and how fast the bare disk is.
+//! how fast the bare disk is, and the least program that does for one queue what a durable broker does.
 
+mod bare;
+mod circle;
 mod disk;
 #[path = "../../../crates/cli/src/perf/measure/mod.rs"]
 mod measure;
@@ -23,6 +25,14 @@ pub fn nats(arguments: &[&str]) -> Result<()> {
 /// When the file cannot be written.
 pub fn disk(arguments: &[&str]) -> Result<()> {
     disk::Disk::parse_from(named("cargo xtask disk-load", arguments)).run()
+}
+
+/// Runs the bare program; the arguments are those behind `cargo xtask bare-broker`.
+///
+/// # Errors
+/// When it cannot listen, or the file cannot be written.
+pub fn bare_broker(arguments: &[&str]) -> Result<()> {
+    bare::BareBroker::parse_from(named("cargo xtask bare-broker", arguments)).run()
 }
 
 fn named<'a>(name: &'a str, arguments: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
