@@ -72,6 +72,23 @@ impl Broker {
         format!("amqp://guest:guest@{}", self.address)
     }
 
+    /// Bytes of the broker's memory that are in RAM, the binary's own pages among them.
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory_of("VmRSS:")
+    }
+
+    /// The most there ever was of it.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        self.memory_of("VmHWM:")
+    }
+
+    fn memory_of(&self, key: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let value = status.lines().find_map(|line| line.strip_prefix(key)).expect("the kernel tells it");
+        let kilobytes: u64 = value.trim().trim_end_matches(" kB").parse().unwrap();
+        kilobytes << 10
+    }
+
     /// kill -9, and waits until the process is gone.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

@@ -100,7 +100,7 @@ mod tests {
     }
 
     /// Publishes one message after the other, by the number of its route; `!` makes it persistent.
-    fn check(routes: &[&[u64]], published: &str, expected: Expect) {
+    fn check(routes: &[&[u64]], published: &str, expected: &Expect) {
         let routes: Vec<Route> = routes.iter().map(|queues| route(queues)).collect();
         let mut drafts = Drafts::default();
         for (number, word) in published.split(' ').enumerate() {
@@ -124,7 +124,7 @@ mod tests {
         check(
             &[&[7], &[8]],
             "0 0 1 0 1 1",
-            expect![[r#"
+            &expect![[r#"
             [7]: 0 1 3
             [8]: 2 4 5"#]],
         );
@@ -135,7 +135,7 @@ mod tests {
         check(
             &[&[7], &[7, 8], &[9]],
             "0 2 1 0 2",
-            expect![[r#"
+            &expect![[r#"
             [7]: 0
             [9]: 1
             [7, 8]: 2
@@ -145,7 +145,7 @@ mod tests {
         check(
             &[&[7], &[8]],
             "0 0! 0 1 0!",
-            expect![[r#"
+            &expect![[r#"
             [7]: 0
             [7]!: 1
             [7]: 2
@@ -161,7 +161,7 @@ mod tests {
         check(
             &routes,
             "0 1 2 3 4 5 6 7 8 9 0 8 9",
-            expect![[r#"
+            &expect![[r#"
             [0]: 0
             [1]: 1
             [2]: 2
