@@ -188,6 +188,23 @@ impl Messages {
         })
     }
 
+    /// The encoded messages, in pieces of at most `size_max` bytes or one message; with each, how many it holds.
+    pub fn chunks(&self, size_max: usize) -> impl Iterator<Item = (&[u8], u32)> {
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            let (mut size, mut count) = (0, 0);
+            while let Some((message, _)) = Message::at_front(&rest[size..])
+                && (count == 0 || size + message.size() <= size_max)
+            {
+                size += message.size();
+                count += 1;
+            }
+            let (chunk, behind) = rest.split_at(size);
+            rest = behind;
+            (count > 0).then_some((chunk, count))
+        })
+    }
+
     /// One after the other, each on its own.
     pub fn singles(&self) -> impl Iterator<Item = Messages> {
         let mut at = 0;

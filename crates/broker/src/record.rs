@@ -1,17 +1,18 @@
 //! What a message shard writes to its log, and the seam behind which the log stands.
 //!
 //! ```text
-//! Enqueue   | count u16 | (queue u64, sequence u64) x count | message, see message.rs |
+//! Enqueue   | count u16 | (queue u64, first u64) x count | messages, see message.rs   |
 //! Settle    | queue u64 | (first u64, count u32) x n                                  |
 //! Delivered | queue u64 | last u64                                                    |
 //! ```
 //!
-//! Integers are big-endian. All three are version 1. A sequence number counts the messages of one queue.
+//! Integers are big-endian. All three are version 1. A sequence number counts the messages of one queue; those of an
+//! Enqueue follow each other in each of its queues.
 
 use bytes::Bytes;
 
 use crate::id::QueueId;
-use crate::message::{Message, Messages};
+use crate::message::Messages;
 
 /// A place in the log, in bytes since its beginning; grows, and is never given out twice.
 pub type Position = u64;
@@ -38,12 +39,12 @@ pub struct Span {
 /// One record of a message shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// A message entered queues, with its sequence number in each.
+    /// Messages entered queues.
     Enqueue {
-        /// Queue and sequence number there.
+        /// Queue, and sequence number of the first message there.
         targets: Vec<(QueueId, u64)>,
-        /// The message, one.
-        message: Messages,
+        /// The messages.
+        messages: Messages,
     },
     /// Messages left a queue for good.
     Settle {
@@ -68,14 +69,14 @@ pub const SETTLE: u8 = 2;
 /// Kind of [`Record::Delivered`] in the log.
 pub const DELIVERED: u8 = 3;
 
-/// Writes [`Record::Enqueue`] without building it, for the message that comes `nth` after the one with these sequence
-/// numbers. `scratch` is reused from call to call.
+/// Writes [`Record::Enqueue`] without building it, for messages of which the first comes `nth` after the one with these
+/// sequence numbers. `scratch` is reused from call to call.
 pub fn append_enqueue(
     log: &mut impl Log,
     scratch: &mut Vec<u8>,
     targets: &[(QueueId, u64)],
     nth: u32,
-    message: Message<'_>,
+    messages: &[u8],
 ) -> Position {
     let count = u16::try_from(targets.len()).expect("a shard splits wider fan-outs");
     scratch.clear();
@@ -84,7 +85,7 @@ pub fn append_enqueue(
         scratch.extend_from_slice(&queue.0.to_be_bytes());
         scratch.extend_from_slice(&(sequence + u64::from(nth)).to_be_bytes());
     }
-    log.append(ENQUEUE, &[scratch, message.as_bytes()])
+    log.append(ENQUEUE, &[scratch, messages])
 }
 
 /// Writes [`Record::Settle`] without building it.
@@ -103,7 +104,7 @@ pub fn append_delivered(log: &mut impl Log, queue: QueueId, last: u64) -> Positi
     log.append(DELIVERED, &[&queue.0.to_be_bytes(), &last.to_be_bytes()])
 }
 
-/// Bytes of payload that [`append_enqueue`] writes for `targets` queues beside the message.
+/// Bytes of payload that [`append_enqueue`] writes for `targets` queues beside the messages.
 pub fn enqueue_overhead(targets: usize) -> usize {
     2 + 16 * targets
 }
@@ -137,8 +138,8 @@ fn decode_enqueue(payload: &[u8]) -> Option<Record> {
         targets.push((QueueId(queue), sequence));
         rest = after;
     }
-    let message = Messages::decode(Bytes::copy_from_slice(rest)).filter(|messages| messages.count() == 1)?;
-    Some(Record::Enqueue { targets, message })
+    let messages = Messages::decode(Bytes::copy_from_slice(rest))?;
+    Some(Record::Enqueue { targets, messages })
 }
 
 fn decode_settle(payload: &[u8]) -> Option<Record> {
@@ -211,7 +212,7 @@ mod tests {
         let mut scratch = Vec::new();
         let message = Parts { route: b"\0\x01q", properties: &[0, 0], body: b"hi" }.to_messages();
         let targets = [(QueueId(7), 1), (QueueId(9), 300)];
-        append_enqueue(&mut log, &mut scratch, &targets, 0, message.first());
+        append_enqueue(&mut log, &mut scratch, &targets, 0, message.as_bytes());
         let mut spans = [4, 1, 2, 9].map(Span::one).to_vec();
         tidy(&mut spans);
         append_settle(&mut log, &mut scratch, QueueId(7), &spans);
@@ -242,7 +243,7 @@ mod tests {
     fn what_was_written_is_read() {
         let read: Vec<_> =
             written().iter().map(|(kind, payload)| Record::decode(*kind, VERSION, payload)).collect();
-        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], message: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 })]"#]]
+        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 })]"#]]
         .assert_eq(&format!("{read:?}"));
     }
 

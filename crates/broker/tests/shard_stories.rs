@@ -71,6 +71,16 @@ fn a_backlog_before_a_busy_consumer_is_congestion() {
 }
 
 #[test]
+fn a_backlog_before_a_consumer_that_settles_fast_is_congestion() {
+    let mut shard = shard_with_consumer(false, 100);
+    let unwritten = round(&mut shard, PUBLISHER, publish(4_000));
+    round(&mut shard, CONSUMER, Command::Written(unwritten));
+    assert!(!shard.is_congested());
+    round(&mut shard, CONSUMER, Command::Settle(vec![(QUEUE, Span { first: 1, count: 100 })]));
+    assert!(shard.is_congested(), "it took a hundred more, and a backlog remains");
+}
+
+#[test]
 fn a_consumer_that_holds_all_it_may_is_no_congestion() {
     let mut shard = shard_with_consumer(false, 10);
     let unwritten = round(&mut shard, PUBLISHER, publish(4_000));

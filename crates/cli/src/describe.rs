@@ -2,6 +2,7 @@
 
 use amqp::properties::Properties;
 use broker::arguments::Arguments;
+use broker::message::Message;
 use broker::meta;
 use broker::record::{Record, Span};
 use broker::topology::{Binding, Destination, Queue};
@@ -25,19 +26,16 @@ pub(crate) fn record(kind: u8, version: u8, payload: &[u8]) -> String {
 
 fn shard_record(record: &Record) -> String {
     match record {
-        Record::Enqueue { targets, message } => {
-            let message = message.first();
-            let targets: Vec<_> =
-                targets.iter().map(|(queue, sequence)| format!("queue {queue} #{sequence}")).collect();
-            let is_persistent = Properties::new(message.properties()).is_ok_and(Properties::is_persistent);
-            let kept = if is_persistent { "persistent" } else { "transient" };
-            let (exchange, key, body) = (message.exchange(), message.routing_key(), message.body());
-            let size = body.len();
-            format!(
-                "enqueue in {}: {kept}, from {exchange:?} by {key:?}, {size} B {}",
-                targets.join(", "),
-                shown(body)
-            )
+        Record::Enqueue { targets, messages } => {
+            let count = messages.count();
+            let targets: Vec<_> = targets
+                .iter()
+                .map(|(queue, first)| format!("queue {queue} {}", span(&Span { first: *first, count })))
+                .collect();
+            // A line for each message where they are several.
+            let between = if count > 1 { "\n    " } else { " " };
+            let messages: String = messages.iter().map(|one| format!("{between}{}", message(one))).collect();
+            format!("enqueue in {}:{messages}", targets.join(", "))
         }
         Record::Settle { queue, spans } => {
             let spans: Vec<_> = spans.iter().map(span).collect();
@@ -45,6 +43,13 @@ fn shard_record(record: &Record) -> String {
         }
         Record::Delivered { queue, last } => format!("delivered from queue {queue} up to #{last}"),
     }
+}
+
+fn message(message: Message<'_>) -> String {
+    let is_persistent = Properties::new(message.properties()).is_ok_and(Properties::is_persistent);
+    let kept = if is_persistent { "persistent" } else { "transient" };
+    let (exchange, key, body) = (message.exchange(), message.routing_key(), message.body());
+    format!("{kept}, from {exchange:?} by {key:?}, {} B {}", body.len(), shown(body))
 }
 
 fn span(Span { first, count }: &Span) -> String {

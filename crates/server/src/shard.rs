@@ -219,11 +219,11 @@ impl Task {
             }
             self.apply_one(input, &mut permits);
         }
-        if let Some(pending) = self.ledger.finish_round() {
-            self.write(pending);
-        }
+        let pending = self.ledger.finish_round();
         drop(permits);
+        // First, since handing over to the journal takes a system call.
         self.emit();
+        pending.into_iter().for_each(|pending| self.write(pending));
         self.congested.store(self.ledger.shard().is_congested(), Ordering::Relaxed);
         self.message_bytes.store(self.ledger.shard().message_bytes(), Ordering::Relaxed);
     }

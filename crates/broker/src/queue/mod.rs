@@ -262,8 +262,10 @@ impl Queue {
 
     /// Recovery is over: flags what may have been delivered before.
     pub(crate) fn flag_redelivered(&mut self) {
-        for (first, run) in self.ready.iter_mut() {
-            run.redelivered = first <= self.delivered;
+        let mut delivered = Vec::new();
+        self.ready.remove(0, self.delivered, |_| true, |first, run| delivered.push((first, run)));
+        for (first, run) in delivered {
+            self.ready.insert(first, Run { redelivered: true, ..run });
         }
     }
 
@@ -293,9 +295,9 @@ impl Queue {
     }
 
     /// The same, to change where the log holds them.
-    pub(crate) fn runs_mut(&mut self) -> impl Iterator<Item = &mut Run> {
-        let unacked = self.unacked.iter_mut().map(|(_, unacked)| &mut unacked.run);
-        self.ready.iter_mut().map(|(_, run)| run).chain(unacked)
+    pub(crate) fn runs_mut(&mut self) -> impl Iterator<Item = (u64, &mut Run)> {
+        let unacked = self.unacked.iter_mut().map(|(first, unacked)| (first, &mut unacked.run));
+        self.ready.iter_mut().chain(unacked)
     }
 
     fn note_delivery(&mut self, first: u64, run: &Run) {

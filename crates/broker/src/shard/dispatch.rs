@@ -4,9 +4,13 @@ use super::{Effect, Notice, Shard};
 use crate::id::{ConnectionId, QueueId};
 use crate::queue::Place;
 use crate::record::{self, Log, Span};
+use crate::sequence::Stretch;
 
 /// Messages that may wait before a queue whose consumers are busy counts as congested.
 const CONGESTED_LEN: usize = 1024;
+
+/// Messages that a consumer has to settle at once to count as busy: one that is slow settles few.
+const BUSY_SETTLED: u32 = 64;
 
 impl Shard {
     /// Hands out what waits in a queue to consumers that can take it.
@@ -49,12 +53,17 @@ impl Shard {
         let Some(connection) = self.outbox.find(from) else {
             return;
         };
+        let mut settled = 0;
         for (id, span) in messages {
             if let Some(queue) = self.queues.get_mut(id) {
-                queue.settle(connection, *span, |run| self.usage.remove(run));
+                queue.settle(connection, *span, |run| {
+                    settled += run.count();
+                    self.usage.remove(run);
+                });
                 queue.touch(&mut self.touched, *id);
             }
         }
+        self.progressed |= settled >= BUSY_SETTLED;
     }
 
     pub(super) fn requeue(&mut self, from: ConnectionId, messages: &[(QueueId, Span)]) {

@@ -188,7 +188,7 @@ pub struct Shard {
     /// Cancels of the last consumer of an auto-delete queue: answered when the queue is gone.
     waiting_for_drop: Vec<(QueueId, ConnectionId, u64)>,
     usage: Usage,
-    /// In this round a connection that had been full took more deliveries.
+    /// In this round a connection that had been full took more deliveries, or a consumer settled many.
     progressed: bool,
     /// In the last round one did, and a backlog remained.
     congested: bool,
@@ -248,7 +248,7 @@ impl Shard {
     }
 
     /// Whether consumers were busy taking deliveries in the last round and a backlog remained: publishers do well to slow
-    /// down a little. Consumers that take nothing do not count, nor do those that hold all they may.
+    /// down a little. Consumers that take nothing do not count, nor do those that settle a few at a time.
     pub fn is_congested(&self) -> bool {
         self.congested
     }

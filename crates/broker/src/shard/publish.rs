@@ -9,10 +9,13 @@ use crate::record::{self, Log, Position};
 /// Queues that one record may name; a wider fan-out takes several records.
 const RECORD_QUEUES_MAX: usize = 10_000;
 
+/// Bytes of messages that share a record. What is damaged is lost as a record, and a disk damages no less than this.
+const RECORD_SIZE: usize = 4 << 10;
+
 /// Records that were written one after the other.
 #[derive(Clone, Copy)]
-struct Written {
-    first: Position,
+pub(super) struct Written {
+    pub(super) first: Position,
     last: Position,
 }
 
@@ -52,7 +55,7 @@ impl Shard {
         written.map(|written| written.last)
     }
 
-    /// One record per message for all queues that keep it.
+    /// The same records for all queues that keep the messages.
     fn enqueue_many(&mut self, publish: &Publish, route: &[QueueId], log: &mut impl Log) -> Option<Position> {
         let Publish { messages, persistent, .. } = publish;
         let mut targets = std::mem::take(&mut self.targets);
@@ -77,12 +80,19 @@ impl Shard {
         written.map(|written| written.last)
     }
 
-    /// Writes a record for each message, whose first one has these sequence numbers in its queues.
-    fn write(&mut self, targets: &[(QueueId, u64)], messages: &Messages, log: &mut impl Log) -> Written {
+    /// Writes messages, the first of which has these sequence numbers in its queues.
+    pub(super) fn write(
+        &mut self,
+        targets: &[(QueueId, u64)],
+        messages: &Messages,
+        log: &mut impl Log,
+    ) -> Written {
         let mut written: Option<Written> = None;
-        for (message, nth) in messages.iter().zip(0..) {
-            let last = record::append_enqueue(log, &mut self.scratch, targets, nth, message);
+        let mut nth = 0;
+        for (chunk, count) in messages.chunks(RECORD_SIZE) {
+            let last = record::append_enqueue(log, &mut self.scratch, targets, nth, chunk);
             written = Some(Written { first: written.map_or(last, |written| written.first), last });
+            nth += count;
         }
         let written = written.expect("messages are at least one");
         self.append_at(written.last);

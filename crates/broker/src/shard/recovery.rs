@@ -10,20 +10,29 @@ use crate::queue::{Queue, Run, Stored};
 use crate::record::{self, Log, Position, Record, Span};
 use crate::sequence::Stretch;
 
-/// Records that were written together, and which of them: names a record.
+/// Where messages were written together, and which of them: names a message.
 type Written = (Position, u32);
+
+/// What became of messages that queues share.
+#[derive(Default)]
+struct Moved {
+    /// New positions by old ones.
+    positions: BTreeMap<Position, Position>,
+    /// How many queues share each message now.
+    records: BTreeMap<Written, u32>,
+}
 
 impl Shard {
     /// Applies one record of the log, in the order of the log. Records of queues that are not open are skipped: those
     /// queues were deleted.
     pub fn recover(&mut self, position: Position, record: Record) {
         match record {
-            Record::Enqueue { targets, message } => {
+            Record::Enqueue { targets, messages } => {
                 let stored = Some(Stored { position, nth: 0, targets: count_of(&targets) });
-                for (id, sequence) in targets {
-                    // Another copy of its record may have been read before.
-                    self.forget(id, Span::one(sequence));
-                    self.place(id, sequence, Run { messages: message.clone(), stored, redelivered: false });
+                for (id, first) in targets {
+                    // Another copy of them may have been read before.
+                    self.forget(id, Span { first, count: messages.count() });
+                    self.place(id, first, Run { messages: messages.clone(), stored, redelivered: false });
                 }
             }
             Record::Settle { queue, spans } => spans.into_iter().for_each(|span| self.forget(queue, span)),
@@ -49,45 +58,58 @@ impl Shard {
         self.queues.values_mut().for_each(Queue::flag_redelivered);
     }
 
-    /// Copies every record that lies before `end` and still matters to the end of the log, so that the log can be cut
-    /// there once the copies are committed. Returns the position of the last copy.
+    /// Copies every message whose record may lie before `end` to the end of the log, so that the log can be cut there once
+    /// the copies are committed. Returns the position of the last copy.
     pub fn copy_forward(&mut self, end: Position, log: &mut impl Log) -> Option<Position> {
-        // What was written together is copied together, so that a position and a count still name a record.
-        let mut moved: BTreeMap<Position, Position> = BTreeMap::new();
-        let mut shared: BTreeMap<Written, u32> = BTreeMap::new();
-        for ((old, nth), (message, targets)) in self.written_before(end) {
-            let position = record::append_enqueue(log, &mut self.scratch, &targets, 0, message.first());
-            self.append_at(position);
-            moved.entry(old).or_insert(position);
-            shared.insert((old, nth), count_of(&targets));
-        }
-        for (id, queue) in &mut self.queues {
-            for run in queue.runs_mut() {
-                let Some(Stored { position, nth, .. }) = run.stored.filter(|stored| stored.position < end)
-                else {
+        let moved = self.copy_shared(end, log);
+        let mut queues = std::mem::take(&mut self.queues);
+        for (id, queue) in &mut queues {
+            for (first, run) in queue.runs_mut() {
+                let Some(old) = run.stored.filter(|stored| stored.position < end) else {
                     continue;
                 };
                 self.usage.remove(run);
-                let records = shared.range((position, nth)..(position, nth + run.count()));
-                let targets = records.map(|(_, targets)| *targets).min().unwrap_or(1);
-                run.stored = Some(Stored { position: moved[&position], nth, targets });
+                run.stored = Some(if old.targets == 1 {
+                    let written = self.write(&[(*id, first)], &run.messages, log);
+                    Stored { position: written.first, nth: 0, targets: 1 }
+                } else {
+                    let records = (old.position, old.nth)..(old.position, old.nth + run.count());
+                    let targets = moved.records.range(records).map(|(_, targets)| *targets).min();
+                    let position = moved.positions[&old.position];
+                    Stored { position, nth: old.nth, targets: targets.unwrap_or(old.targets) }
+                });
                 self.usage.add(run);
             }
             let flags_matter = queue.ready_len() + queue.unacked_len() > 0;
             if flags_matter && queue.delivered_logged() > 0 {
                 let position = record::append_delivered(log, *id, queue.delivered_logged());
-                self.last_append = Some(position);
+                self.append_at(position);
             }
         }
+        self.queues = queues;
         self.last_append
     }
 
-    /// The messages whose records may lie before `end`, by record, and in which queues they are still.
-    fn written_before(&self, end: Position) -> BTreeMap<Written, (Messages, Vec<(QueueId, u64)>)> {
+    /// Copies messages that several queues share, each once. What was written together is copied together, so that a
+    /// position and a count still name a message.
+    fn copy_shared(&mut self, end: Position, log: &mut impl Log) -> Moved {
+        let mut moved = Moved::default();
+        for ((old, nth), (message, targets)) in self.shared_before(end) {
+            let position = record::append_enqueue(log, &mut self.scratch, &targets, 0, message.as_bytes());
+            self.append_at(position);
+            moved.positions.entry(old).or_insert(position);
+            moved.records.insert((old, nth), count_of(&targets));
+        }
+        moved
+    }
+
+    /// The messages that several queues share and whose records may lie before `end`, and in which queues they still are.
+    fn shared_before(&self, end: Position) -> BTreeMap<Written, (Messages, Vec<(QueueId, u64)>)> {
         let mut live: BTreeMap<Written, (Messages, Vec<(QueueId, u64)>)> = BTreeMap::new();
         for (id, queue) in &self.queues {
             for (first, run) in queue.runs() {
-                let Some(stored) = run.stored.filter(|stored| stored.position < end) else {
+                let Some(stored) = run.stored.filter(|stored| stored.position < end && stored.targets > 1)
+                else {
                     continue;
                 };
                 for ((message, nth), sequence) in run.messages.singles().zip(stored.nth..).zip(first..) {
