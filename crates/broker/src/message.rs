@@ -39,11 +39,21 @@ pub struct Message<'a> {
 }
 
 /// Encoded messages, back to back in one buffer that they share with others: never none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Messages {
     bytes: Bytes,
     count: u32,
+    /// Bytes of the buffer that these keep alive.
+    buffer: usize,
 }
+
+impl PartialEq for Messages {
+    fn eq(&self, other: &Messages) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Messages {}
 
 impl Parts<'_> {
     /// Bytes that `encode` will append.
@@ -148,7 +158,7 @@ impl<'a> Message<'a> {
 impl Messages {
     /// What [`Parts::encode`] put into `bytes`, `count` times.
     pub fn encoded(bytes: Bytes, count: u32) -> Messages {
-        let messages = Messages { bytes, count };
+        let messages = Messages { buffer: bytes.len(), bytes, count };
         debug_assert_eq!(Messages::decode(messages.bytes.clone()).as_ref(), Some(&messages));
         messages
     }
@@ -160,7 +170,7 @@ impl Messages {
             rest = Message::decode(rest)?.1;
             count += 1;
         }
-        (count > 0).then_some(Messages { bytes, count })
+        (count > 0).then_some(Messages { buffer: bytes.len(), bytes, count })
     }
 
     /// How many there are: at least one.
@@ -211,7 +221,7 @@ impl Messages {
         self.iter().map(move |message| {
             let bytes = self.bytes.slice(at..at + message.size());
             at += message.size();
-            Messages { bytes, count: 1 }
+            Messages { bytes, count: 1, buffer: self.buffer }
         })
     }
 
@@ -225,7 +235,16 @@ impl Messages {
         assert!(0 < count && count < self.count, "a split leaves messages on both sides");
         let size = self.iter().take(count as usize).map(|message| message.size()).sum();
         self.count -= count;
-        Messages { bytes: self.bytes.split_to(size), count }
+        Messages { bytes: self.bytes.split_to(size), count, buffer: self.buffer }
+    }
+
+    /// These will stay while most of what shared their buffer has gone: moves them to a buffer of their own if they are
+    /// less than an eighth of it. So a buffer is never much larger than what it is kept for.
+    pub fn move_out(&mut self) {
+        if self.bytes.len() < self.buffer / 8 {
+            self.bytes = Bytes::copy_from_slice(&self.bytes);
+            self.buffer = self.bytes.len();
+        }
     }
 
     /// Drops the first of them; some must be left.
@@ -291,6 +310,22 @@ mod tests {
         );
         messages.advance();
         assert_eq!((bodies(&messages), messages.count()), (vec!["three".to_owned()], 1));
+    }
+
+    #[test]
+    fn what_stays_behind_leaves_a_large_buffer() {
+        let mut out = BytesMut::new();
+        (0..100).for_each(|_| PARTS.encode(&mut out));
+        let mut messages = Messages::decode(out.freeze()).unwrap();
+        let place = messages.bytes.as_ptr();
+        let mut many = messages.split_to(50);
+        many.move_out();
+        assert_eq!(many.bytes.as_ptr(), place, "half of a buffer is worth keeping it");
+        let mut few = messages.split_to(5);
+        let (before, place) = (few.clone(), few.bytes.as_ptr());
+        few.move_out();
+        assert_ne!(few.bytes.as_ptr(), place);
+        assert_eq!((&few, few.count(), few.buffer), (&before, 5, few.size()));
     }
 
     #[test]

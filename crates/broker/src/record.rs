@@ -243,7 +243,7 @@ mod tests {
     fn what_was_written_is_read() {
         let read: Vec<_> =
             written().iter().map(|(kind, payload)| Record::decode(*kind, VERSION, payload)).collect();
-        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 })]"#]]
+        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1, buffer: 17 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 })]"#]]
         .assert_eq(&format!("{read:?}"));
     }
 

@@ -8,6 +8,8 @@ pub trait Stretch {
     fn count(&self) -> u32;
     /// Takes off what stands for the first `count` numbers; some must be left.
     fn split_to(&mut self, count: u32) -> Self;
+    /// It stays where others that it was one with have gone.
+    fn stays(&mut self) {}
 }
 
 /// Stretches by ascending numbers. Adding at the end, taking from the front and removing near the front cost O(1);
@@ -111,7 +113,9 @@ impl<T: Stretch> Sequence<T> {
         let keep_before = first.saturating_sub(start);
         let mut piece_at = start;
         if keep_before > 0 {
-            self.slots[at].1 = Some(value.split_to(short(keep_before)));
+            let mut before = value.split_to(short(keep_before));
+            before.stays();
+            self.slots[at].1 = Some(before);
             self.stretches += 1;
             piece_at = first;
         }
@@ -122,6 +126,7 @@ impl<T: Stretch> Sequence<T> {
             return (piece_at, value);
         }
         let piece = value.split_to(short(end - piece_at - keep_after));
+        value.stays();
         let rest_at = end - keep_after;
         if keep_before > 0 {
             self.slots.insert(at + 1, (rest_at, Some(value)));

@@ -64,6 +64,10 @@ impl Stretch for Run {
         }
         first
     }
+
+    fn stays(&mut self) {
+        self.messages.move_out();
+    }
 }
 
 /// Who holds unacked messages.
@@ -89,6 +93,10 @@ impl Stretch for Unacked {
 
     fn split_to(&mut self, count: u32) -> Unacked {
         Unacked { run: self.run.split_to(count), holder: self.holder }
+    }
+
+    fn stays(&mut self) {
+        self.run.stays();
     }
 }
 

@@ -7,6 +7,7 @@ mod socket;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use broker::id::ConnectionId;
@@ -15,7 +16,7 @@ use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::sleep_until;
+use tokio::time::{Sleep, sleep_until};
 use tracing::{debug, info};
 
 use crate::Shared;
@@ -42,15 +43,18 @@ enum Woken {
 /// Serves a client until it goes.
 pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, id: ConnectionId, shared: Arc<Shared>) {
     let (links, mail) = Links::new(id, shared.shards.clone(), shared.meta.clone());
+    let (topology, alarms, stop) = (shared.meta.topology(), shared.alarms.clone(), shared.stop.clone());
+    let client = Client::new(id, peer, links, shared);
     let mut task = Task {
         stream,
         input: Input::default(),
-        topology: shared.meta.topology(),
-        alarms: shared.alarms.clone(),
-        stop: shared.stop.clone(),
+        topology,
+        alarms,
+        stop,
         mail,
         mails: Vec::new(),
-        client: Client::new(id, peer, links, shared),
+        timer: Box::pin(sleep_until(client.deadline())),
+        client,
     };
     match task.run().await {
         Ok(()) => info!(connection = id.0, %peer, "closed"),
@@ -66,6 +70,8 @@ struct Task {
     stop: watch::Receiver<bool>,
     mail: UnboundedReceiver<Mail>,
     mails: Vec<Mail>,
+    /// Ends at the client's deadline. Kept from step to step, since setting a timer takes a lock.
+    timer: Pin<Box<Sleep>>,
     client: Client,
 }
 
@@ -96,6 +102,9 @@ impl Task {
             (one, other) => one.or(other),
         };
         let room = self.client.wants_room();
+        if self.timer.deadline() != self.client.deadline() {
+            self.timer.as_mut().reset(self.client.deadline());
+        }
         tokio::select! {
             ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => Ok(Woken::Socket(ready?)),
             _ = self.mail.recv_many(&mut self.mails, MAIL_MAX) => Ok(Woken::Mail),
@@ -103,7 +112,7 @@ impl Task {
             Ok(()) = self.topology.changed() => Ok(Woken::Topology),
             Ok(()) = self.alarms.changed() => Ok(Woken::Alarms),
             Ok(()) = self.stop.changed() => Ok(Woken::Stop),
-            () = sleep_until(self.client.deadline()) => Ok(Woken::Timer),
+            () = self.timer.as_mut() => Ok(Woken::Timer),
         }
     }
 

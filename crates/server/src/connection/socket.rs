@@ -1,8 +1,10 @@
 //! Bytes in and out of a socket, without waiting.
 
 use std::cell::RefCell;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read as _};
 
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Most that one read takes, bytes.
@@ -59,7 +61,7 @@ impl Input {
                 scratch.resize(left + size_max, 0);
             }
             scratch[..left].copy_from_slice(&self.left);
-            let size = match stream.try_read(&mut scratch[left..left + size_max]) {
+            let size = match receive(stream, &mut scratch[left..left + size_max]) {
                 Ok(0) => return Ok(Read::End),
                 Ok(size) => size,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
@@ -91,6 +93,20 @@ impl Input {
             self.left.extend_from_slice(rest);
         }
     }
+}
+
+/// Reads what has arrived. What leaves room in the buffer was all: the socket counts as not readable from then on, which
+/// saves the read that would find nothing.
+fn receive(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut all = None;
+    let outcome = stream.try_io(Interest::READABLE, || match (&*SockRef::from(stream)).read(buffer) {
+        Ok(size) if 0 < size && size < buffer.len() => {
+            all = Some(size);
+            Err(ErrorKind::WouldBlock.into())
+        }
+        outcome => outcome,
+    });
+    all.map_or(outcome, Ok)
 }
 
 /// What is to be written.
