@@ -225,6 +225,11 @@ impl Messages {
         })
     }
 
+    /// A part of them, of which whoever gets it keeps the buffer alive.
+    pub fn share(&self, part: &[u8]) -> Bytes {
+        self.bytes.slice_ref(part)
+    }
+
     /// The first of them.
     pub fn first(&self) -> Message<'_> {
         self.iter().next().expect("there is at least one")

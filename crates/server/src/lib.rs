@@ -22,6 +22,7 @@ mod connection;
 mod listener;
 mod lock;
 mod meta;
+mod output;
 mod random;
 mod session;
 mod shard;

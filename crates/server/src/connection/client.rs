@@ -19,9 +19,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::greeting::{self, Greeting, Next};
+use super::input::{READ_SIZE, STRANGER_READ_SIZE};
 use super::links::Links;
-use super::socket::{Output, READ_SIZE, STRANGER_READ_SIZE};
 use crate::alarm::Alarms;
+use crate::output::Output;
 use crate::session::{Post, Session};
 use crate::shard::Mail;
 use crate::{Shared, escape, shard};
@@ -283,13 +284,12 @@ impl Client {
     /// Takes what shards and the meta task have sent.
     pub(super) fn take_mail(&mut self, mails: &mut Vec<Mail>) {
         for mail in mails.drain(..) {
-            let out = &mut self.output.bytes;
             match (&mut self.stage, mail) {
                 (Stage::Greeting(greeting), Mail::Login(right)) => {
-                    greeting.verified(right, &mut self.protocol, out);
+                    greeting.verified(right, &mut self.protocol, &mut self.output.bytes);
                 }
                 (Stage::Open(session), mail) => {
-                    if let Err((channel, error)) = session.mail(mail, out) {
+                    if let Err((channel, error)) = session.mail(mail, &mut self.output) {
                         self.refuse(channel, &error);
                     }
                 }

@@ -2,8 +2,8 @@
 
 mod client;
 mod greeting;
+mod input;
 mod links;
-mod socket;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,8 +23,8 @@ use crate::Shared;
 use crate::alarm::Alarms;
 use crate::shard::Mail;
 use client::Client;
+use input::{Input, Read};
 use links::Links;
-use socket::{Input, Read};
 
 /// Mails taken at once.
 const MAIL_MAX: usize = 64;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use amqp::content;
 use amqp::error::Error;
+use amqp::frame;
 use amqp::method::{Method, basic};
 use broker::access::{Operation, Resource};
 use broker::id::QueueId;
@@ -15,6 +16,7 @@ use broker::shard::{Command, Delivery, Request};
 use super::answers::Awaited;
 use super::channel::{Consumer, Unacked};
 use super::{CONSUMERS_MAX, Outcome, Session, reply, reply_to};
+use crate::output::{Output, REFERENCED_FROM};
 use crate::random;
 
 impl Session {
@@ -160,7 +162,7 @@ impl Session {
     }
 
     /// Messages for a consumer. What is for a channel which has ended went back to its queue with it.
-    pub(super) fn deliver(&mut self, shard: usize, delivery: &Delivery, out: &mut Vec<u8>) {
+    pub(super) fn deliver(&mut self, shard: usize, delivery: &Delivery, out: &mut Output) {
         self.outgoing.count_written(shard, delivery.weight());
         let Some(consumer) = self.consumers.get(&delivery.consumer) else {
             return;
@@ -173,7 +175,14 @@ impl Session {
         for (message, delivery_tag) in messages.iter().zip(first_tag..) {
             let method =
                 content::Deliver { consumer_tag: &consumer.tag, delivery_tag, redelivered: *redelivered };
-            content::deliver(out, consumer.channel, method, content(message), self.identity.frame_max);
+            let (body, frame_max) = (message.body(), self.identity.frame_max);
+            if body.len() < REFERENCED_FROM || !content::fits_one_frame(body.len(), frame_max) {
+                content::deliver(&mut out.bytes, consumer.channel, method, content(message), frame_max);
+            } else {
+                content::deliver_head(&mut out.bytes, consumer.channel, method, content(message), frame_max);
+                out.refer(messages.share(body));
+                out.bytes.push(frame::END);
+            }
         }
         if !consumer.no_ack {
             let span = Span { first: *first, count: messages.count() };

@@ -33,6 +33,7 @@ use broker::shard::{Command, Confirm, Effect, Request};
 use broker::topology::Topology;
 use rustc_hash::FxHashMap;
 
+use crate::output::Output;
 use crate::shard::Mail;
 use answers::Awaited;
 use channel::{Channel, Consumer, Unacked};
@@ -194,22 +195,22 @@ impl Session {
     }
 
     /// Takes what a shard or the meta task sends.
-    pub(crate) fn mail(&mut self, mail: Mail, out: &mut Vec<u8>) -> Result<(), (u16, Error)> {
+    pub(crate) fn mail(&mut self, mail: Mail, out: &mut Output) -> Result<(), (u16, Error)> {
         match mail {
             Mail::Effects(shard, effects) => {
                 effects.into_iter().try_for_each(|effect| self.effect(shard, effect, out))
             }
-            Mail::Meta(token, result) => self.meta_answered(token, result, out),
+            Mail::Meta(token, result) => self.meta_answered(token, result, &mut out.bytes),
             Mail::Login(_) => Ok(()),
         }
     }
 
-    fn effect(&mut self, shard: usize, effect: Effect, out: &mut Vec<u8>) -> Result<(), (u16, Error)> {
+    fn effect(&mut self, shard: usize, effect: Effect, out: &mut Output) -> Result<(), (u16, Error)> {
         match effect {
             Effect::Deliver(delivery) => self.deliver(shard, &delivery, out),
             Effect::Confirm(Confirm { publisher, first, last }) => self.safe(publisher, first, last),
-            Effect::Reply(token, result) => return self.shard_answered(token, result, out),
-            Effect::Cancelled(consumer) => self.cancelled(consumer, out),
+            Effect::Reply(token, result) => return self.shard_answered(token, result, &mut out.bytes),
+            Effect::Cancelled(consumer) => self.cancelled(consumer, &mut out.bytes),
         }
         Ok(())
     }

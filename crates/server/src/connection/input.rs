@@ -1,4 +1,4 @@
-//! Bytes in and out of a socket, without waiting.
+//! Bytes from a socket, without waiting.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read as _};
@@ -12,9 +12,6 @@ pub(super) const READ_SIZE: usize = 256 << 10;
 
 /// Most that one read takes from a stranger, bytes.
 pub(super) const STRANGER_READ_SIZE: usize = 8 << 10;
-
-/// An output buffer that is idle keeps no more than this, bytes.
-const IDLE_SIZE_MAX: usize = 4 << 10;
 
 thread_local! {
     /// Connections take turns on a thread, so one large buffer serves them all, and an idle one needs none.
@@ -107,47 +104,4 @@ fn receive(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         outcome => outcome,
     });
     all.map_or(outcome, Ok)
-}
-
-/// What is to be written.
-#[derive(Debug, Default)]
-pub(super) struct Output {
-    pub(super) bytes: Vec<u8>,
-    written: usize,
-}
-
-impl Output {
-    pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// Bytes that wait for the socket.
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len() - self.written
-    }
-
-    /// Writes what the socket takes; true when something was written.
-    pub(super) fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
-        let before = self.written;
-        while self.written < self.bytes.len() {
-            match stream.try_write(&self.bytes[self.written..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(size) => self.written += size,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(self.written > before),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let any = self.written > 0;
-        self.bytes.clear();
-        self.written = 0;
-        Ok(any)
-    }
-
-    /// Gives back memory while nothing happens.
-    pub(super) fn shrink(&mut self) {
-        if self.is_empty() && self.bytes.capacity() > IDLE_SIZE_MAX {
-            self.bytes = Vec::new();
-        }
-    }
 }
