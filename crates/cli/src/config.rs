@@ -13,6 +13,9 @@ use server::config::{Config, Limits};
 /// Where data goes unless somebody says otherwise.
 const DATA_DIR: &str = "./leveret-data";
 
+/// Bytes of a name that clients are told.
+const NAME_SIZE_MAX: usize = 255;
+
 /// All options. Each is a flag, a variable `LEVERET_…` and a key of the configuration file.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -32,6 +35,14 @@ pub(crate) struct Written {
     /// Users that may only connect from this machine, comma-separated [default: guest]
     #[arg(long, env = "LEVERET_LOOPBACK_USERS", value_name = "USERS", value_delimiter = ',')]
     loopback_users: Option<Vec<String>>,
+
+    /// Product that clients are told they talk to; some switch on it, such as to RabbitMQ [default: Leveret]
+    #[arg(long, env = "LEVERET_COMPAT_PRODUCT", value_name = "NAME")]
+    compat_product: Option<String>,
+
+    /// Version that goes with the product, such as 3.10.8 [default: Leveret's own]
+    #[arg(long, env = "LEVERET_COMPAT_VERSION", value_name = "VERSION")]
+    compat_version: Option<String>,
 
     /// Message shards of a new data directory, 1 to 64 [default: number of cores]
     #[arg(long, env = "LEVERET_SHARDS", value_name = "COUNT")]
@@ -122,13 +133,13 @@ impl Written {
     }
 
     fn parse(text: &str) -> Result<Written> {
-        let table: toml::Table = toml::from_str(text)?;
+        let table = flat(toml::from_str(text)?);
         for key in table.keys() {
             if !KEYS.contains(&key.as_str()) {
                 bail!("unknown key '{key}'; did you mean '{}'?", nearest(key));
             }
         }
-        Ok(toml::from_str(text)?)
+        Ok(table.try_into()?)
     }
 
     /// What this says, and where it says nothing, what `other` says.
@@ -138,6 +149,8 @@ impl Written {
             amqp: self.amqp.or(other.amqp),
             definitions: self.definitions.or(other.definitions),
             loopback_users: self.loopback_users.or(other.loopback_users),
+            compat_product: self.compat_product.or(other.compat_product),
+            compat_version: self.compat_version.or(other.compat_version),
             shards: self.shards.or(other.shards),
             journal_file_size: self.journal_file_size.or(other.journal_file_size),
             connections_max: self.connections_max.or(other.connections_max),
@@ -159,6 +172,8 @@ impl Written {
         }
         config.definitions = self.definitions;
         config.loopback_users = self.loopback_users.unwrap_or(config.loopback_users);
+        config.product = name("compat-product", self.compat_product.unwrap_or(config.product))?;
+        config.version = name("compat-version", self.compat_version.unwrap_or(config.version))?;
         config.shards = within("shards", self.shards.unwrap_or(config.shards), 1, 64)?;
         let file_size = self.journal_file_size.map_or(config.journal_file_size, |size| size.0);
         config.journal_file_size = within("journal-file-size", file_size, 1 << 20, 1 << 40)?;
@@ -203,11 +218,13 @@ impl Written {
 }
 
 /// All keys of the configuration file.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 16] = [
     "data-dir",
     "amqp",
     "definitions",
     "loopback-users",
+    "compat-product",
+    "compat-version",
     "shards",
     "journal-file-size",
     "connections-max",
@@ -219,6 +236,28 @@ const KEYS: [&str; 14] = [
     "memory-max",
     "disk-free-min",
 ];
+
+/// A key in a table is the key with the table's name before it: `compat.product` is `compat-product`.
+fn flat(table: toml::Table) -> toml::Table {
+    let mut all = toml::Table::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) => {
+                all.extend(flat(inner).into_iter().map(|(last, value)| (format!("{key}-{last}"), value)));
+            }
+            value => drop(all.insert(key, value)),
+        }
+    }
+    all
+}
+
+/// Something that clients are told: one short line.
+fn name(key: &str, text: String) -> Result<String> {
+    if text.is_empty() || text.len() > NAME_SIZE_MAX || text.contains(char::is_control) {
+        bail!("{key} is '{}', expected 1 to {NAME_SIZE_MAX} bytes on one line", text.escape_debug());
+    }
+    Ok(text)
+}
 
 fn within<T: Copy + PartialOrd + std::fmt::Display>(key: &str, value: T, min: T, max: T) -> Result<T> {
     if value < min || value > max {
@@ -270,6 +309,31 @@ mod tests {
         assert_eq!((config.data_dir, config.amqp.port(), config.shards), ("/d".into(), 1, 3));
         assert_eq!((config.limits.frame_max, config.limits.message_bytes_max), (8192, 1 << 20));
         assert_eq!(config.limits.channel_max, 2047, "a default");
+        assert_eq!(config.product, "Leveret", "a default");
+    }
+
+    #[test]
+    fn the_identity_is_what_it_is_told_to_be() {
+        for text in [
+            "compat.product = 'RabbitMQ'\ncompat.version = '3.10.8'",
+            "[compat]\nproduct = 'RabbitMQ'\nversion = '3.10.8'",
+            "compat-product = 'RabbitMQ'\ncompat-version = '3.10.8'",
+        ] {
+            let config = Written::parse(text).and_then(Written::mean).unwrap();
+            assert_eq!((&*config.product, &*config.version), ("RabbitMQ", "3.10.8"));
+        }
+        assert_eq!(error("compat.product = ''"), "compat-product is '', expected 1 to 255 bytes on one line");
+        assert_eq!(
+            error("compat.version = \"4\\n\""),
+            "compat-version is '4\\n', expected 1 to 255 bytes on one line"
+        );
+        let longest = "v".repeat(255);
+        assert!(Written::parse(&format!("compat.version = '{longest}'")).and_then(Written::mean).is_ok());
+        assert!(error(&format!("compat.version = '{longest}v'")).contains("expected 1 to 255 bytes"));
+        assert_eq!(
+            error("compat.produkt = 'x'"),
+            "unknown key 'compat-produkt'; did you mean 'compat-product'?"
+        );
     }
 
     #[test]
