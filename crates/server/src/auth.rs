@@ -1,11 +1,17 @@
 //! Checking passwords: slow on purpose, so off the event loop, few at a time, and never twice for the same login.
 
+mod backoff;
+
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use broker::password::PasswordHash;
 use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::{Instant, sleep};
+
+use backoff::{Backoff, Toll};
 
 /// Passwords hashed at the same time. Each takes 19 MiB and some 20 ms.
 const CONCURRENT_MAX: usize = 2;
@@ -28,7 +34,17 @@ pub(crate) struct Logins {
     /// Logins that are being checked. Whoever comes with the same one waits for the same answer: after a restart, all
     /// clients of an application do.
     checking: Arc<Mutex<HashMap<LoginDigest, Arc<OnceCell<bool>>>>>,
+    backoff: Arc<Mutex<Backoff>>,
     key: [u8; 32],
+}
+
+/// What became of a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Wrong,
+    Right,
+    /// Right, and of all who came with it at this time, this one is told that it was looked at.
+    RightAtLast,
 }
 
 impl Logins {
@@ -38,25 +54,55 @@ impl Logins {
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             remembered: Arc::default(),
             checking: Arc::default(),
+            backoff: Arc::default(),
             key,
         }
     }
 
     /// Whether `password` is right. `hash` is `None` when there is no such user, which costs and says the same.
-    pub(crate) async fn verify(&self, hash: Option<PasswordHash>, password: String) -> bool {
+    ///
+    /// An address with many failures waits, unless it comes with what was right before.
+    pub(crate) async fn verify(&self, peer: IpAddr, hash: Option<PasswordHash>, password: String) -> Verdict {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(PasswordHash::dummy);
         let digest = self.digest(&hash, &password);
         if known && lock(&self.remembered).contains(&digest) {
-            return true;
+            return Verdict::Right;
+        }
+        let toll = lock(&self.backoff).toll(peer, Instant::now());
+        match toll {
+            Toll::None => {}
+            Toll::Wait(wait) => sleep(wait).await,
+            Toll::Refuse(wait) => {
+                sleep(wait).await;
+                return Verdict::Wrong;
+            }
         }
         let check = Arc::clone(lock(&self.checking).entry(digest).or_default());
         let right = *check.get_or_init(|| self.check(hash, password)).await && known;
         if right {
             self.remember(digest);
+        } else if toll == Toll::None {
+            lock(&self.backoff).failed(peer, Instant::now());
         }
-        lock(&self.checking).remove(&digest);
-        right
+        let first = lock(&self.checking).remove(&digest).is_some();
+        match (right, first) {
+            (false, _) => Verdict::Wrong,
+            (true, false) => Verdict::Right,
+            (true, true) => Verdict::RightAtLast,
+        }
+    }
+
+    /// A hash of `password` as hashes are made today, for one that is weaker. `None`: not now.
+    pub(crate) async fn rehash(&self, password: String, salt: [u8; 16]) -> Option<PasswordHash> {
+        let _turn = self.turns.acquire().await.ok()?;
+        let hash = tokio::task::spawn_blocking(move || {
+            let hash = PasswordHash::hash(&password, salt).ok()?;
+            Some((hash, password))
+        });
+        let (hash, password) = hash.await.ok()??;
+        self.remember(self.digest(&hash, &password));
+        Some(hash)
     }
 
     async fn check(&self, hash: PasswordHash, password: String) -> bool {

@@ -121,6 +121,11 @@ fn first_password() -> Result<PasswordHash, Failure> {
     Ok(PasswordHash::from_rabbitmq(hash, algorithm)?)
 }
 
+/// Whether this is the hash of the first user's public password.
+pub(crate) fn is_first_password(hash: &PasswordHash) -> bool {
+    first_password().is_ok_and(|first| first == *hash)
+}
+
 /// Imports a definitions document. What is there already is kept, and replaced where the document says otherwise.
 async fn import(meta: &meta::Handle, path: &Path) -> Result<(), Failure> {
     let text = std::fs::read_to_string(path)

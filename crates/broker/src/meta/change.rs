@@ -7,6 +7,7 @@ use crate::access::{Permissions, User};
 use crate::arguments::Arguments;
 use crate::error::{Error, Kind};
 use crate::id::{ConnectionId, QueueId};
+use crate::password::PasswordHash;
 use crate::topology::{Binding, ExchangeKind, Queue};
 
 /// A wish. Whether the user may have it is checked before, by the front end.
@@ -69,6 +70,15 @@ pub enum Change {
     PutUser {
         /// As it shall be.
         user: User,
+    },
+    /// Store a better hash of the password that a user has. None if the password has changed since is fine.
+    ReplaceHash {
+        /// Login name.
+        user: Arc<str>,
+        /// The hash that the password was checked against.
+        old: PasswordHash,
+        /// Of the same password.
+        new: PasswordHash,
     },
     /// Remove a user and all permissions it has.
     DeleteUser {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::change::{DeclareExchange, DeclareQueue, check_name};
 use super::equivalence::Subject;
 use super::{Change, Decision, Meta, Record, Reply, arguments};
-use crate::access::Permissions;
+use crate::access::{Permissions, User};
 use crate::error::{Error, Kind, precondition};
 use crate::id::{ConnectionId, QueueId};
+use crate::password::PasswordHash;
 use crate::topology::{
     ALTERNATE_EXCHANGE, Binding, Destination, Exchange, ExchangeKind, Queue, QueueKind, Vhost, headers,
 };
@@ -48,6 +49,7 @@ impl Meta {
                 let same = self.topology.access().user(&user.name).is_some_and(|current| **current == user);
                 Ok(Decision::unless(same, Record::UserPut { user: Arc::new(user) }))
             }
+            Change::ReplaceHash { user, old, new } => Ok(self.replace_hash(&user, &old, new)),
             Change::DeleteUser { name } => {
                 self.existing_user(&name)?;
                 Ok(Decision::new(vec![Record::UserDeleted { name }]))
@@ -208,6 +210,16 @@ impl Meta {
         permissions.check()?;
         let same = self.topology.access().permissions_in(&user, &vhost) == Some(&permissions);
         Ok(Decision::unless(same, Record::PermissionsSet { user, vhost, permissions }))
+    }
+
+    fn replace_hash(&self, user: &str, old: &PasswordHash, new: PasswordHash) -> Decision {
+        match self.topology.access().user(user) {
+            Some(user) if user.password == *old => {
+                let user = Arc::new(User { password: new, ..User::clone(user) });
+                Decision::new(vec![Record::UserPut { user }])
+            }
+            _ => Decision::unchanged(),
+        }
     }
 
     fn clear_permissions(&self, user: Arc<str>, vhost: Arc<str>) -> Result<Decision, Error> {

@@ -9,13 +9,16 @@ use amqp::server::{Connection, Event};
 use amqp::table::TableBuilder;
 use broker::access;
 use broker::id::ConnectionId;
+use broker::meta::Change;
+use broker::password::PasswordHash;
 use broker::topology::Topology;
 use tracing::{info, warn};
 
 use super::links::Links;
+use crate::auth::Verdict;
 use crate::session::{Identity, Session};
 use crate::shard::Mail;
-use crate::{Shared, escape};
+use crate::{Shared, boot, escape, random};
 
 /// SASL mechanisms that are offered.
 const MECHANISMS: &str = "PLAIN AMQPLAIN";
@@ -106,10 +109,13 @@ impl Greeting {
         let confined = access::may_connect(&user, self.peer.ip(), &shared.config.loopback_users);
         let hash = topology.access().user(&user).map(|user| user.password.clone());
         let hash = hash.filter(|_| confined.is_ok());
-        let (shared, mailbox) = (Arc::clone(shared), links.mailbox());
+        let (shared, mailbox, peer) = (Arc::clone(shared), links.mailbox(), self.peer.ip());
         tokio::spawn(async move {
-            let right = shared.logins.verify(hash, password).await;
-            let _ = mailbox.send(Mail::Login(right));
+            let verdict = shared.logins.verify(peer, hash.clone(), password.clone()).await;
+            let _ = mailbox.send(Mail::Login(verdict != Verdict::Wrong));
+            if let (Verdict::RightAtLast, Some(hash)) = (verdict, hash) {
+                strengthen(&shared, Arc::from(user), hash, password).await;
+            }
         });
         Ok(())
     }
@@ -144,6 +150,20 @@ impl Greeting {
         };
         Session::new(identity, topology, links.shard_count())
     }
+}
+
+/// Replaces a hash that came from elsewhere by one of ours, now that the password is known.
+async fn strengthen(shared: &Shared, user: Arc<str>, old: PasswordHash, password: String) {
+    // The first user's password is public: there is nothing to protect.
+    if !old.needs_rehash() || boot::is_first_password(&old) {
+        return;
+    }
+    let Some(new) = shared.logins.rehash(password, random::bytes()).await else { return };
+    let name = escape(&user);
+    shared.meta.change(Change::ReplaceHash { user, old, new }, move |result| match result {
+        Ok(_) => info!(user = name, "the password's hash is Argon2id now"),
+        Err(error) => warn!(user = name, error = error.text, "the password keeps its old hash"),
+    });
 }
 
 /// Offers the mechanisms.

@@ -40,6 +40,47 @@ async fn a_client_that_understands_is_told_why_its_login_fails_and_another_is_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_guesses_passwords_is_slowed_and_who_knows_one_is_not() {
+    let broker = Broker::start().await;
+    Client::connect(broker.address).await;
+    let started = std::time::Instant::now();
+    for number in 0..23 {
+        let mut client = Client::dial(broker.address).await;
+        client.login(user("guest", &format!("guess {number}"))).await;
+        assert_eq!(client.connection_closed().await.text, REFUSED);
+    }
+    // Twenty failures are free, each further one costs 0.6 s.
+    assert!(started.elapsed() >= Duration::from_millis(1200), "{:?}", started.elapsed());
+    Client::connect(broker.address).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hash_from_rabbitmq_becomes_ours_at_the_first_login() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("definitions.json");
+    let definitions = r#"{
+        "users": [{"name": "old", "password_hash": "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR", "tags": ""}],
+        "permissions": [{"user": "old", "vhost": "/", "configure": "", "write": "", "read": ""}]
+    }"#;
+    std::fs::write(&file, definitions).unwrap();
+    let broker = Broker::start_with(|config| config.definitions = Some(file)).await;
+    let journal = broker.directory().join("journal/meta/00000000000000000000.journal");
+    let holds_ours = || {
+        let bytes = std::fs::read(&journal).unwrap();
+        bytes.windows(10).any(|window| window == b"$argon2id$")
+    };
+    assert!(!holds_ours());
+    Client::connect_with(broker.address, user("old", "test12")).await;
+    crate::eventually("the hash is replaced", async || holds_ours().then_some(())).await;
+    Client::connect_with(broker.address, user("old", "test12")).await;
+    let broker = broker.restart().await;
+    Client::connect_with(broker.address, user("old", "test12")).await;
+    let mut client = Client::dial(broker.address).await;
+    client.login(user("old", "test13")).await;
+    assert_eq!(client.connection_closed().await.text, REFUSED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn guest_is_only_for_this_machine() {
     let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
     let broker = Broker::start_with(|config| config.amqp = everywhere).await;

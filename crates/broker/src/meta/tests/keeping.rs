@@ -5,6 +5,28 @@ use expect_test::expect;
 use super::*;
 
 #[test]
+fn a_better_hash_replaces_only_the_one_it_was_made_for() {
+    let user = |password| User { name: "u".into(), password, tags: vec!["monitoring".into()] };
+    let hashes = [1, 2, 3].map(|salt| PasswordHash::hash("pw", [salt; 16]).unwrap());
+    let replace = |name: &str, old: usize, new: usize| Change::ReplaceHash {
+        user: name.into(),
+        old: hashes[old].clone(),
+        new: hashes[new].clone(),
+    };
+    let mut story = Story::with([Change::PutUser { user: user(hashes[0].clone()) }]);
+    for change in [replace("nobody", 0, 1), replace("u", 1, 2), replace("u", 0, 1), replace("u", 0, 2)] {
+        story.tell(change);
+    }
+    assert_eq!(**story.meta.topology().access().user("u").unwrap(), user(hashes[1].clone()));
+    story.ends(&expect![[r#"
+        unchanged
+        unchanged
+        user u durable, look at u
+        unchanged
+    "#]]);
+}
+
+#[test]
 fn virtual_hosts_users_and_permissions() {
     let user = || User { name: "u".into(), password: PasswordHash::none(), tags: vec!["monitoring".into()] };
     let may = |user: &str, vhost: &str, read: &str| Change::SetPermissions {
