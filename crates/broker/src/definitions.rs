@@ -346,6 +346,8 @@ fn to_number(number: &serde_json::Number) -> Result<Field<'static>, Error> {
 mod tests {
     use super::*;
     use crate::meta::Meta;
+    use crate::topology::Envelope;
+    use amqp::properties::Properties;
     use expect_test::expect;
 
     const DOCUMENT: &str = r#"{
@@ -406,7 +408,8 @@ mod tests {
         assert!(access.user("plain").unwrap().password.verify("secret"));
         assert!(!access.user("certificate").unwrap().password.verify(""));
         let mut targets = Vec::new();
-        meta.topology().route("shop", "x", "a.b", None, &mut targets).unwrap();
+        let message = Envelope { routing_keys: &["a.b"], properties: Properties::EMPTY, random: 0 };
+        meta.topology().route("shop", "x", &message, &mut targets).unwrap();
         assert_eq!(targets.len(), 1);
     }
 

@@ -6,6 +6,7 @@
 mod binding;
 mod exchange;
 pub(crate) mod headers;
+pub(crate) mod pick;
 mod queue;
 mod route;
 mod trie;
@@ -22,6 +23,7 @@ use crate::id::QueueId;
 pub use binding::{Binding, Destination};
 pub use exchange::{ALTERNATE_EXCHANGE, Exchange, ExchangeKind};
 pub use queue::{Overflow, Queue, QueueKind, Settings};
+pub use route::Envelope;
 pub use vhost::Vhost;
 
 /// Everything a session needs to know to serve its client, as of one version.

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, precondition};
 use crate::id::{ConnectionId, QueueId};
 use crate::password::PasswordHash;
 use crate::topology::{
-    ALTERNATE_EXCHANGE, Binding, Destination, Exchange, ExchangeKind, Queue, QueueKind, Vhost, headers,
+    ALTERNATE_EXCHANGE, Binding, Destination, Exchange, ExchangeKind, Queue, QueueKind, Vhost, headers, pick,
 };
 
 /// Ids are reserved in blocks of this many, so that transient queues rarely wait for a disk.
@@ -75,6 +75,9 @@ impl Meta {
             && value.as_str().is_none()
         {
             return Err(arguments::invalid_type(subject, ALTERNATE_EXCHANGE, value));
+        }
+        if wish.kind == ExchangeKind::ConsistentHash {
+            pick::validate(&wish.arguments)?;
         }
         let DeclareExchange { vhost, name, kind, durable, auto_delete, internal, arguments } = wish;
         let exchange = Arc::new(Exchange { name, kind, durable, auto_delete, internal, arguments });
@@ -165,8 +168,10 @@ impl Meta {
         if binding.routing_key.len() > super::NAME_SIZE_MAX {
             return Err(precondition("a routing key has more than 255 bytes"));
         }
-        if source.kind == ExchangeKind::Headers {
-            headers::validate(&binding.arguments)?;
+        match source.kind {
+            ExchangeKind::Headers => headers::validate(&binding.arguments)?,
+            ExchangeKind::ConsistentHash => pick::validate_weight(&binding.routing_key)?,
+            _ => {}
         }
         if vhost.is_bound(&binding) {
             return Ok(Decision::unchanged());

@@ -1,7 +1,8 @@
 //! What the meta shard writes to its log.
 //!
 //! A record is the enum below as MessagePack: a map of one entry, from the name of the variant to a map of its fields.
-//! Fields that a reader does not know are skipped, so adding one keeps the version; all else is a new version. There is a
+//! Fields that a reader does not know are skipped, and names of variants and of exchange types that it does not know are
+//! errors that say which, so adding one of these keeps the version; all else is a new version. There is a
 //! fixture of each variant in `fixtures/`.
 
 use std::sync::Arc;

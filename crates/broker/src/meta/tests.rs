@@ -8,6 +8,7 @@ mod routing;
 
 use std::sync::Arc;
 
+use amqp::properties::{Properties, PropertiesBuilder};
 use amqp::table::{Table, TableBuilder, Value};
 use expect_test::Expect;
 
@@ -15,7 +16,7 @@ use super::*;
 use crate::access::{Permissions, User};
 use crate::arguments::Arguments;
 use crate::password::PasswordHash;
-use crate::topology::{Binding, Destination, Exchange, ExchangeKind, Queue};
+use crate::topology::{Binding, Destination, Envelope, Exchange, ExchangeKind, Queue};
 
 const MINE: ConnectionId = ConnectionId(1);
 const THEIRS: ConnectionId = ConnectionId(2);
@@ -122,9 +123,15 @@ impl Story {
     }
 
     fn routes_with(&self, exchange: &str, key: &str, headers: Option<Table<'_>>) -> String {
+        let properties = PropertiesBuilder { headers, ..PropertiesBuilder::default() }.to_bytes();
+        let properties = Properties::new(&properties).unwrap();
+        self.routes_of(exchange, &Envelope { routing_keys: &[key], properties, random: 0 })
+    }
+
+    fn routes_of(&self, exchange: &str, message: &Envelope<'_>) -> String {
         let topology = self.meta.topology();
         let mut targets = Vec::new();
-        topology.route("/", exchange, key, headers, &mut targets).unwrap();
+        topology.route("/", exchange, message, &mut targets).unwrap();
         let names: Vec<_> = targets.iter().map(|id| &*topology.queue_by_id(*id).unwrap().name).collect();
         names.join(" ")
     }

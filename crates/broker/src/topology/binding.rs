@@ -183,6 +183,12 @@ impl Source {
         self.bindings.iter().map(|(binding, queue)| (binding, *queue))
     }
 
+    /// One binding with its queue: the one with this number, counted round and round.
+    pub(super) fn nth(&self, number: u64) -> Option<(&Arc<Binding>, Option<QueueId>)> {
+        let count = u64::try_from(self.bindings.len()).ok().filter(|count| *count > 0)?;
+        self.all().nth(usize::try_from(number % count).ok()?)
+    }
+
     /// The bindings whose key is `key`, with their queues.
     pub(super) fn with_key(&self, key: &str) -> impl Iterator<Item = (&Arc<Binding>, Option<QueueId>)> {
         let from_key = self.bindings.range(BeforeKey(key)..);

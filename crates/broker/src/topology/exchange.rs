@@ -20,18 +20,32 @@ pub enum ExchangeKind {
     Topic,
     /// Those whose binding arguments match the message's headers.
     Headers,
+    /// One by the hash of the routing key, a header or a property; a binding key is a weight.
+    #[serde(rename = "x-consistent-hash")]
+    ConsistentHash,
+    /// One by the hash of the routing key, modulo the number of bindings.
+    #[serde(rename = "x-modulus-hash")]
+    ModulusHash,
+    /// One by chance.
+    #[serde(rename = "x-random")]
+    Random,
 }
 
 impl ExchangeKind {
+    const ALL: [ExchangeKind; 7] = [
+        ExchangeKind::Direct,
+        ExchangeKind::Fanout,
+        ExchangeKind::Topic,
+        ExchangeKind::Headers,
+        ExchangeKind::ConsistentHash,
+        ExchangeKind::ModulusHash,
+        ExchangeKind::Random,
+    ];
+
     /// Reads the type of an exchange as clients write it.
     pub fn parse(name: &str) -> Result<ExchangeKind, Error> {
-        match name {
-            "direct" => Ok(ExchangeKind::Direct),
-            "fanout" => Ok(ExchangeKind::Fanout),
-            "topic" => Ok(ExchangeKind::Topic),
-            "headers" => Ok(ExchangeKind::Headers),
-            _ => Err(precondition(format!("unknown exchange type '{name}'"))),
-        }
+        let found = ExchangeKind::ALL.into_iter().find(|kind| kind.as_str() == name);
+        found.ok_or_else(|| precondition(format!("unknown exchange type '{name}'")))
     }
 
     /// The type as clients write it.
@@ -41,6 +55,9 @@ impl ExchangeKind {
             ExchangeKind::Fanout => "fanout",
             ExchangeKind::Topic => "topic",
             ExchangeKind::Headers => "headers",
+            ExchangeKind::ConsistentHash => "x-consistent-hash",
+            ExchangeKind::ModulusHash => "x-modulus-hash",
+            ExchangeKind::Random => "x-random",
         }
     }
 }

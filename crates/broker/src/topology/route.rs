@@ -3,18 +3,28 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use amqp::table::Table;
+use amqp::properties::Properties;
 
 use super::binding::Source;
-use super::{Binding, Destination, Exchange, ExchangeKind, Topology, Vhost, headers};
+use super::{Binding, Destination, Exchange, ExchangeKind, Topology, Vhost, headers, pick};
 use crate::error::Error;
 use crate::id::QueueId;
 
+/// What is written on a message, for exchanges to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'m> {
+    /// The routing key, then those of its CC and BCC headers.
+    pub routing_keys: &'m [&'m str],
+    /// Its properties.
+    pub properties: Properties<'m>,
+    /// Any number, another one for each message.
+    pub random: u64,
+}
+
 impl Topology {
-    /// Adds to `targets` the queues that a message reaches, and leaves `targets` sorted and each queue in it once.
+    /// The queues that a message reaches, in order and each once, in place of what is in `targets`.
     ///
-    /// What is there already stays, so a message with further routing keys (its CC and BCC headers) is routed by one
-    /// call per key with the same `targets`. Publishing to an internal exchange is for the session to refuse.
+    /// Publishing to an internal exchange is for the session to refuse.
     ///
     /// # Errors
     /// 530 without the virtual host, 404 without the exchange.
@@ -22,13 +32,13 @@ impl Topology {
         &self,
         vhost: &str,
         exchange: &str,
-        routing_key: &str,
-        headers: Option<Table<'_>>,
+        message: &Envelope<'_>,
         targets: &mut Vec<QueueId>,
     ) -> Result<(), Error> {
+        targets.clear();
         let vhost = self.find_vhost(vhost)?;
         let exchange = vhost.find_exchange(exchange)?;
-        let mut routing = Routing { vhost, routing_key, headers, targets, onward: Vec::new() };
+        let mut routing = Routing { vhost, message, targets, onward: Vec::new() };
         routing.visit(exchange);
         routing.follow_onward(exchange);
         if targets.len() > 1 {
@@ -38,10 +48,11 @@ impl Topology {
         Ok(())
     }
 
-    /// Whether the headers of a message may decide where it goes from this exchange, directly or through other exchanges.
+    /// Whether more than its routing key may decide where a message goes from this exchange, directly or through other
+    /// exchanges: its headers, its properties, or chance.
     ///
     /// If not, what [`Topology::route`] found for a routing key holds for all messages until [`Topology::version`] grows.
-    pub fn routes_by_headers(&self, vhost: &str, exchange: &str) -> bool {
+    pub fn routes_by_more_than_key(&self, vhost: &str, exchange: &str) -> bool {
         let Some(vhost) = self.vhost(vhost) else {
             return false;
         };
@@ -51,8 +62,10 @@ impl Topology {
             let Some(exchange) = vhost.exchange(name).filter(|_| seen.insert(name)) else {
                 continue;
             };
-            if exchange.kind == ExchangeKind::Headers {
-                return true;
+            match exchange.kind {
+                ExchangeKind::Headers | ExchangeKind::Random => return true,
+                ExchangeKind::ConsistentHash if pick::looks_at_properties(exchange) => return true,
+                _ => {}
             }
             let onward = vhost.index().source(name).into_iter().flat_map(Source::onward);
             waiting.extend(onward.map(|name| &**name).chain(exchange.alternate()));
@@ -64,8 +77,7 @@ impl Topology {
 /// One message on its way.
 struct Routing<'a, 'm> {
     vhost: &'a Vhost,
-    routing_key: &'m str,
-    headers: Option<Table<'m>>,
+    message: &'m Envelope<'m>,
     targets: &'m mut Vec<QueueId>,
     /// Exchanges that matching bindings and alternates lead to.
     onward: Vec<&'a str>,
@@ -91,29 +103,38 @@ impl<'a> Routing<'a, '_> {
     fn visit(&mut self, exchange: &'a Exchange) {
         let before = (self.targets.len(), self.onward.len());
         if exchange.name.is_empty() {
-            let queue = self.vhost.queue(self.routing_key);
-            self.targets.extend(queue.map(|queue| queue.id));
+            let queues = self.message.routing_keys.iter().filter_map(|key| self.vhost.queue(key));
+            self.targets.extend(queues.map(|queue| queue.id));
         } else if let Some(source) = self.vhost.index().source(&exchange.name) {
-            self.visit_source(exchange.kind, source);
+            self.visit_source(exchange, source);
         }
         if before == (self.targets.len(), self.onward.len()) {
             self.onward.extend(exchange.alternate());
         }
     }
 
-    fn visit_source(&mut self, kind: ExchangeKind, source: &'a Source) {
-        match kind {
-            ExchangeKind::Direct => self.take(source.with_key(self.routing_key)),
+    fn visit_source(&mut self, exchange: &Exchange, source: &'a Source) {
+        let Envelope { routing_keys, properties, random } = *self.message;
+        match exchange.kind {
+            ExchangeKind::Direct => routing_keys.iter().for_each(|key| self.take(source.with_key(key))),
             ExchangeKind::Fanout => self.take(source.all()),
             ExchangeKind::Topic => {
-                source.patterns().matches(self.routing_key, |pattern| self.take(source.with_key(pattern)));
+                for key in routing_keys {
+                    source.patterns().matches(key, |pattern| self.take(source.with_key(pattern)));
+                }
             }
             ExchangeKind::Headers => {
-                let headers = self.headers.unwrap_or_default();
+                let headers = properties.headers().unwrap_or_default();
                 let matching =
                     |(binding, _): &(&Arc<Binding>, _)| headers::matches(binding.arguments.table(), headers);
                 self.take(source.all().filter(matching));
             }
+            ExchangeKind::ConsistentHash => {
+                let hash = pick::hash_of(exchange, self.message);
+                self.take(pick::best(source.all(), hash).into_iter());
+            }
+            ExchangeKind::ModulusHash => self.take(source.nth(pick::hash_keys(routing_keys)).into_iter()),
+            ExchangeKind::Random => self.take(source.nth(random).into_iter()),
         }
     }
 

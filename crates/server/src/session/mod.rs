@@ -34,6 +34,7 @@ use broker::topology::Topology;
 use rustc_hash::FxHashMap;
 
 use crate::output::Output;
+use crate::random::Random;
 use crate::shard::Mail;
 use answers::Awaited;
 use channel::{Channel, Consumer, Unacked};
@@ -66,6 +67,8 @@ pub(crate) struct Session {
     consumers: FxHashMap<u32, Consumer>,
     next_consumer: u32,
     routes: Routes,
+    /// For exchanges that pick by chance.
+    random: Random,
     outgoing: Outgoing,
     /// The one answer that the client waits for. Until it is here, nothing more is read.
     awaited: Option<(u64, Awaited)>,
@@ -93,6 +96,7 @@ impl Session {
             consumers: FxHashMap::default(),
             next_consumer: 1,
             routes: Routes::default(),
+            random: Random::new(),
             outgoing: Outgoing::new(shards),
             awaited: None,
             next_token: 1,

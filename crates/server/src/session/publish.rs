@@ -9,6 +9,7 @@ use amqp::properties::Properties;
 use amqp::receiver::Publish;
 use broker::access::{Operation, Resource};
 use broker::message::Parts;
+use broker::topology::Envelope;
 
 use super::outgoing::Route;
 use super::tx::Published;
@@ -147,11 +148,12 @@ impl Session {
         if let Some(queue) = reply_to::parse(exchange, routing_key) {
             return Ok(self.outgoing.route(&[queue]));
         }
+        let message = Envelope { routing_keys: &[routing_key], properties, random: self.random.next() };
         let mut queues = Vec::new();
-        let routed = self.topology.route(vhost, exchange, routing_key, properties.headers(), &mut queues);
-        routed.map_err(|error| refused(&error))?;
-        let route = self.outgoing.route(&queues);
-        if !self.topology.routes_by_headers(vhost, exchange) {
+        self.topology.route(vhost, exchange, &message, &mut queues).map_err(|error| refused(&error))?;
+        let by_more = self.topology.routes_by_more_than_key(vhost, exchange);
+        let route = self.routes.to(self.topology.version(), &queues, || self.outgoing.route(&queues));
+        if !by_more {
             self.routes.put(names, Arc::clone(&route));
         }
         Ok(route)

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use broker::id::QueueId;
+
 use super::outgoing::Route;
 
 /// Routes that a session remembers.
@@ -17,6 +19,9 @@ pub(super) struct Routes {
     /// By a few bytes of the routing key. Empty until something is remembered.
     recent: Vec<Option<Known>>,
     all: HashMap<Names, Route>,
+    /// By the queues they lead to, for messages whose way is found anew each time: those that go to the same queues share
+    /// a route, and so travel together.
+    by_queues: HashMap<Box<[QueueId]>, Route>,
 }
 
 /// Exchange and routing key, two adjacent short strings.
@@ -54,10 +59,27 @@ impl Routes {
         self.recent[place(names)] = Some(Known { names: names.into(), route });
     }
 
+    /// The route to these queues, made by `make` unless it is known.
+    pub(super) fn to(&mut self, version: u64, queues: &[QueueId], make: impl FnOnce() -> Route) -> Route {
+        if self.version != version {
+            self.forget(version);
+        }
+        if let Some(route) = self.by_queues.get(queues) {
+            return route.clone();
+        }
+        if self.by_queues.len() >= ROUTES_MAX {
+            self.by_queues.clear();
+        }
+        let route = make();
+        self.by_queues.insert(queues.into(), route.clone());
+        route
+    }
+
     fn forget(&mut self, version: u64) {
         self.version = version;
         self.recent.clear();
         self.all.clear();
+        self.by_queues.clear();
     }
 }
 
@@ -72,6 +94,20 @@ fn place(names: &[u8]) -> usize {
 mod tests {
     use super::*;
     use std::sync::Arc;
+
+    #[test]
+    fn the_same_queues_are_the_same_route() {
+        let make = || Route::from(Vec::new());
+        let mut routes = Routes::default();
+        let [one, two] = [[QueueId(1)], [QueueId(2)]].map(|queues| routes.to(1, &queues, make));
+        assert!(!Arc::ptr_eq(&one, &two));
+        assert!(Arc::ptr_eq(&routes.to(1, &[QueueId(1)], make), &one));
+        assert!(!Arc::ptr_eq(&routes.to(2, &[QueueId(1)], make), &one));
+        for number in 0..2 * ROUTES_MAX as u64 {
+            routes.to(2, &[QueueId(number)], make);
+            assert!(routes.by_queues.len() <= ROUTES_MAX);
+        }
+    }
 
     #[test]
     fn a_route_is_remembered_until_the_topology_changes() {

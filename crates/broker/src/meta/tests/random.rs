@@ -26,7 +26,9 @@ fn kind() -> impl Strategy<Value = ExchangeKind> {
         Just(ExchangeKind::Direct),
         Just(ExchangeKind::Fanout),
         Just(ExchangeKind::Topic),
-        Just(ExchangeKind::Headers)
+        Just(ExchangeKind::Headers),
+        Just(ExchangeKind::ModulusHash),
+        Just(ExchangeKind::Random)
     ]
 }
 

@@ -138,8 +138,8 @@ fn messages_find_their_queues() {
         ("amq.headers", ""),
         ("loop", "x"),
     ] {
-        let cached =
-            if story.meta.topology().routes_by_headers("/", exchange) { " (by headers)" } else { "" };
+        let by_more = story.meta.topology().routes_by_more_than_key("/", exchange);
+        let cached = if by_more { " (by headers)" } else { "" };
         text += &format!("{exchange} {key}: {}{cached}\n", story.routes(exchange, key));
     }
     expect![[r#"
@@ -161,19 +161,137 @@ fn messages_find_their_queues() {
 }
 
 #[test]
-fn routing_adds_to_what_is_there_once() {
+fn further_routing_keys_add_queues_once() {
     let mut story = Story::with(["a", "b"].map(|name| Change::DeclareQueue(queue(name))));
     story.tell(to_queue("amq.direct", "x", "a"));
     story.tell(to_queue("amq.direct", "x", "b"));
-    let mut targets = Vec::new();
-    for key in ["b", "a", "b"] {
-        story.meta.topology().route("/", "", key, None, &mut targets).unwrap();
-    }
-    story.meta.topology().route("/", "amq.direct", "x", None, &mut targets).unwrap();
-    assert_eq!(targets, [QueueId(0), QueueId(1)]);
+    story.tell(to_queue("amq.topic", "#.b", "b"));
+    story.tell(to_queue("amq.fanout", "", "a"));
+    let keys = |routing_keys| Envelope { routing_keys, properties: Properties::EMPTY, random: 0 };
+    assert_eq!(story.routes_of("", &keys(&["b", "a", "b"])), "a b");
+    assert_eq!(story.routes_of("", &keys(&["nope", "b"])), "b");
+    assert_eq!(story.routes_of("amq.direct", &keys(&["x", "x"])), "a b");
+    assert_eq!(story.routes_of("amq.topic", &keys(&["a", "a.b", "b"])), "b");
+    assert_eq!(story.routes_of("amq.fanout", &keys(&["a", "b"])), "a");
     let topology = story.meta.topology();
-    let missing = topology.route("/", "nope", "x", None, &mut targets).unwrap_err();
+    let mut targets = Vec::new();
+    let missing = topology.route("/", "nope", &keys(&["x"]), &mut targets).unwrap_err();
     assert_eq!((missing.amqp_code().value(), &*missing.text), (404, "no exchange 'nope' in vhost '/'"));
-    let missing = topology.route("nowhere", "", "x", None, &mut targets).unwrap_err();
+    let missing = topology.route("nowhere", "", &keys(&["x"]), &mut targets).unwrap_err();
     assert_eq!((missing.amqp_code().value(), &*missing.text), (530, "vhost nowhere not found"));
+}
+
+fn hash_exchange(fields: impl Fn(TableBuilder) -> TableBuilder) -> Change {
+    let arguments = arguments(fields);
+    Change::DeclareExchange(DeclareExchange { arguments, ..exchange("hash", ExchangeKind::ConsistentHash) })
+}
+
+#[test]
+fn hashing_exchanges_check_what_they_hash_and_their_weights() {
+    let asked = [
+        hash_exchange(|table| table.with("hash-header", "h").with("hash-property", "message_id")),
+        hash_exchange(|table| table.with("hash-property", "app_id")),
+        hash_exchange(|table| table.with("hash-header", 1i32)),
+        hash_exchange(|table| table),
+        to_queue("hash", "many", "q"),
+        to_queue("hash", "0", "q"),
+        to_queue("hash", "1001", "q"),
+        to_queue("hash", "1000", "q"),
+    ];
+    check(
+        [Change::DeclareQueue(queue("q"))],
+        asked,
+        &expect![[r#"
+        406 hash-header and hash-property are mutually exclusive
+        406 Unsupported property: app_id; expected correlation_id, message_id or timestamp
+        406 hash-header is a signedint, expected a string
+        exchange hash
+        406 The binding key must be an integer: many
+        406 The binding key must be greater than 0
+        406 The binding key, the weight, is 1001; at most 1000 is allowed
+        bound hash
+    "#]],
+    );
+}
+
+/// Exchanges of this type over three queues.
+fn over_three_queues(declare: Change, name: &str) -> Story {
+    let mut story = Story::with(["a", "b", "c"].map(|name| Change::DeclareQueue(queue(name))));
+    story.tell(declare);
+    ["a", "b", "c"].into_iter().for_each(|queue| story.tell(to_queue(name, "1", queue)));
+    story
+}
+
+/// How many of 3,000 messages each queue gets.
+fn shares(
+    story: &Story,
+    exchange: &str,
+    message: impl Fn(u64) -> Vec<u8>,
+    key: impl Fn(u64) -> String,
+    random: impl Fn(u64) -> u64,
+) -> [usize; 3] {
+    let mut counts = [0; 3];
+    for number in 0..3000 {
+        let (bytes, key) = (message(number), key(number));
+        let envelope = Envelope {
+            routing_keys: &[&key],
+            properties: Properties::new(&bytes).unwrap(),
+            random: random(number),
+        };
+        let place = story.routes_of(exchange, &envelope);
+        counts[["a", "b", "c"].iter().position(|name| *name == place).expect("exactly one queue")] += 1;
+        assert_eq!(story.routes_of(exchange, &envelope), place, "the same message, the same queue");
+    }
+    counts
+}
+
+fn is_even(counts: [usize; 3]) -> bool {
+    counts.iter().all(|count| (900..1100).contains(count))
+}
+
+#[test]
+fn hashing_exchanges_spread_by_what_they_are_told_to() {
+    let plain = |_| Properties::EMPTY.as_bytes().to_vec();
+    let with_id = |number: u64| {
+        let id = number.to_string();
+        PropertiesBuilder { message_id: Some(&id), ..PropertiesBuilder::default() }.to_bytes()
+    };
+    let with_time =
+        |number| PropertiesBuilder { timestamp: Some(number), ..PropertiesBuilder::default() }.to_bytes();
+    let with_header = |number: u64| {
+        let headers = TableBuilder::new().with("customer", i64::try_from(number).unwrap());
+        PropertiesBuilder { headers: Some(headers.as_table()), ..PropertiesBuilder::default() }.to_bytes()
+    };
+    let keyed = |number: u64| number.to_string();
+    let one_key = |_| "k".to_owned();
+    let story = over_three_queues(hash_exchange(|table| table), "hash");
+    assert!(is_even(shares(&story, "hash", plain, keyed, |_| 0)));
+    assert!(shares(&story, "hash", with_id, one_key, |number| number).contains(&3000));
+    let story = over_three_queues(hash_exchange(|table| table.with("hash-property", "message_id")), "hash");
+    assert!(is_even(shares(&story, "hash", with_id, one_key, |_| 0)));
+    assert!(shares(&story, "hash", plain, keyed, |_| 0).contains(&3000), "without an id all go to one queue");
+    let story = over_three_queues(hash_exchange(|table| table.with("hash-property", "timestamp")), "hash");
+    assert!(is_even(shares(&story, "hash", with_time, one_key, |_| 0)));
+    let story = over_three_queues(hash_exchange(|table| table.with("hash-header", "customer")), "hash");
+    assert!(is_even(shares(&story, "hash", with_header, one_key, |_| 0)));
+    let modulus = Change::DeclareExchange(exchange("modulus", ExchangeKind::ModulusHash));
+    let story = over_three_queues(modulus, "modulus");
+    assert!(is_even(shares(&story, "modulus", plain, keyed, |number| number)));
+    let random = Change::DeclareExchange(exchange("random", ExchangeKind::Random));
+    let story = over_three_queues(random, "random");
+    assert_eq!(shares(&story, "random", plain, one_key, |number| number), [1000; 3]);
+}
+
+#[test]
+fn only_what_the_key_alone_decides_may_be_remembered() {
+    let by_more = |declare: Change, name: &str| {
+        let story = over_three_queues(declare, name);
+        story.meta.topology().routes_by_more_than_key("/", name)
+    };
+    let declare = |kind| Change::DeclareExchange(exchange("x", kind));
+    assert!(!by_more(hash_exchange(|table| table), "hash"));
+    assert!(by_more(hash_exchange(|table| table.with("hash-header", "h")), "hash"));
+    assert!(by_more(hash_exchange(|table| table.with("hash-property", "timestamp")), "hash"));
+    assert!(!by_more(declare(ExchangeKind::ModulusHash), "x"));
+    assert!(by_more(declare(ExchangeKind::Random), "x"));
 }
