@@ -93,11 +93,19 @@ impl<'a> Properties<'a> {
     }
 
     /// Whether there is something that a broker has to look at before it may take the message: who published it, how
-    /// long it lives, where replies go.
+    /// long it lives, where replies go, where else it goes. May be true for nothing.
     #[must_use]
     #[inline]
     pub fn needs_a_look(self) -> bool {
-        self.flags & (REPLY_TO | EXPIRATION | USER_ID) != 0
+        self.flags & (REPLY_TO | EXPIRATION | USER_ID) != 0 || (self.flags & HEADERS != 0 && self.may_copy())
+    }
+
+    /// Whether there may be a header CC or BCC, judged by its letters alone.
+    fn may_copy(self) -> bool {
+        let headers = self.find(HEADERS).and_then(|mut reader| reader.long_string().ok()).unwrap_or_default();
+        let pairs = headers.iter().zip(headers.get(1..).unwrap_or_default());
+        // Without an early end this takes many bytes at a time.
+        pairs.fold(false, |found, (one, next)| found | ((*one == b'C') & (*next == b'C')))
     }
 
     /// Whether the message asks to survive a restart: delivery mode 2.

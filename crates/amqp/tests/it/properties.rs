@@ -158,3 +158,18 @@ fn rebuilt(read: Properties<'_>) -> PropertiesBuilder<'_> {
         cluster_id: read.cluster_id(),
     }
 }
+
+#[test]
+fn headers_that_may_send_copies_need_a_look_and_others_do_not() {
+    let with = |headers: TableBuilder| {
+        let content_type = Some("text/plain");
+        let headers = Some(headers.as_table());
+        PropertiesBuilder { content_type, headers, ..PropertiesBuilder::default() }.to_bytes()
+    };
+    let needs = |headers| Properties::new(&with(headers)).unwrap().needs_a_look();
+    assert!(needs(TableBuilder::new().with("a", 1i32).with("CC", "x")));
+    assert!(needs(TableBuilder::new().with("BCC", "x").with("a", 1i32)));
+    assert!(!needs(TableBuilder::new()));
+    assert!(!needs(TableBuilder::new().with("x-death", 1i32).with("c", "C").with("cc", "bcc")));
+    assert!(!Properties::EMPTY.needs_a_look());
+}

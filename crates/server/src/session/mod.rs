@@ -12,6 +12,7 @@ mod answers;
 mod channel;
 mod confirm;
 mod consume;
+mod copies;
 mod drafts;
 mod exchanges;
 mod outgoing;

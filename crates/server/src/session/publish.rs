@@ -11,6 +11,7 @@ use broker::access::{Operation, Resource};
 use broker::message::Parts;
 use broker::topology::Envelope;
 
+use super::copies::Copies;
 use super::outgoing::Route;
 use super::tx::Published;
 use super::{Outcome, Session, blame, refused, reply_to};
@@ -73,16 +74,14 @@ impl Session {
         }
         let mut names = Vec::new();
         content::put_exchange_and_key(&mut names, method.exchange, method.routing_key);
-        let route = self.route(&names, method, properties)?;
+        let copies = Copies::read(properties)?;
+        let route = self.route(&names, method, properties, &copies)?;
         self.check_user_id(properties)?;
         check_expiration(properties)?;
         let persistent = properties.is_persistent();
-        let mut rewritten = Vec::new();
-        let mut parts = Parts { route: &names, properties: properties.as_bytes(), body };
-        if properties.reply_to() == Some(reply_to::PSEUDO_QUEUE) {
-            properties.with_reply_to(&self.reply_address(number)?, &mut rewritten);
-            parts.properties = &rewritten;
-        }
+        let rewritten = self.rewrite(number, properties, &copies)?;
+        let properties = rewritten.as_deref().unwrap_or(properties.as_bytes());
+        let parts = Parts { route: &names, properties, body };
         let channel = self.channel(number)?;
         if let Some(transaction) = &mut channel.transaction {
             transaction.publish(Published::new(&parts, route, method.mandatory, persistent));
@@ -95,6 +94,30 @@ impl Session {
             self.outgoing.publish(&route, &parts, persistent, confirm);
         }
         Ok(())
+    }
+
+    /// The properties as consumers shall see them, if not as they are: with the address of the requester, and without
+    /// those who get a blind copy.
+    fn rewrite(
+        &mut self,
+        number: u16,
+        properties: Properties<'_>,
+        copies: &Copies<'_>,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let mut rewritten = None;
+        if let Some(headers) = copies.headers_without_bcc() {
+            let mut out = Vec::new();
+            properties.with_headers(headers.as_table(), &mut out);
+            rewritten = Some(out);
+        }
+        if properties.reply_to() == Some(reply_to::PSEUDO_QUEUE) {
+            let address = self.reply_address(number)?;
+            let mut out = Vec::new();
+            let properties = rewritten.as_deref().map_or(Ok(properties), Properties::new)?;
+            properties.with_reply_to(&address, &mut out);
+            rewritten = Some(out);
+        }
+        Ok(rewritten)
     }
 
     /// Nobody wants a message: it goes back if it was mandatory, and is confirmed in any case.
@@ -132,8 +155,11 @@ impl Session {
         names: &[u8],
         method: basic::Publish<'_>,
         properties: Properties<'_>,
+        copies: &Copies<'_>,
     ) -> Result<Route, Error> {
-        if let Some(route) = self.routes.get(self.topology.version(), names) {
+        if copies.is_empty()
+            && let Some(route) = self.routes.get(self.topology.version(), names)
+        {
             return Ok(Arc::clone(route));
         }
         let basic::Publish { exchange, routing_key, .. } = method;
@@ -145,15 +171,16 @@ impl Session {
             let text = format!("cannot publish to internal exchange '{exchange}' in vhost '{vhost}'");
             return Err(Error::access_refused(text));
         }
-        if let Some(queue) = reply_to::parse(exchange, routing_key) {
+        if let Some(queue) = reply_to::parse(exchange, routing_key).filter(|_| copies.is_empty()) {
             return Ok(self.outgoing.route(&[queue]));
         }
-        let message = Envelope { routing_keys: &[routing_key], properties, random: self.random.next() };
+        let routing_keys = copies.with(routing_key);
+        let message = Envelope { routing_keys: &routing_keys, properties, random: self.random.next() };
         let mut queues = Vec::new();
         self.topology.route(vhost, exchange, &message, &mut queues).map_err(|error| refused(&error))?;
         let by_more = self.topology.routes_by_more_than_key(vhost, exchange);
         let route = self.routes.to(self.topology.version(), &queues, || self.outgoing.route(&queues));
-        if !by_more {
+        if !by_more && copies.is_empty() {
             self.routes.put(names, Arc::clone(&route));
         }
         Ok(route)
