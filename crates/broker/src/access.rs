@@ -35,6 +35,16 @@ pub struct Permissions {
     pub read: String,
 }
 
+/// A user's patterns for the routing keys of one topic exchange, as written. `{username}` and `{vhost}` in them stand for
+/// the names, letter by letter. Where a user has none, every key is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TopicPermissions {
+    /// With which keys may be published.
+    pub write: String,
+    /// With which keys may be bound.
+    pub read: String,
+}
+
 /// What is done with a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
@@ -65,6 +75,8 @@ pub struct Access {
 struct Account {
     user: Arc<User>,
     grants: OrdMap<Arc<str>, Arc<Grant>>,
+    /// By virtual host, then by exchange. No map within is empty.
+    topics: OrdMap<Arc<str>, OrdMap<Arc<str>, Arc<TopicGrant>>>,
 }
 
 /// Permissions, ready to be asked.
@@ -72,6 +84,14 @@ struct Account {
 struct Grant {
     permissions: Permissions,
     configure: Pattern,
+    write: Pattern,
+    read: Pattern,
+}
+
+/// Topic permissions, ready to be asked.
+#[derive(Debug)]
+struct TopicGrant {
+    permissions: TopicPermissions,
     write: Pattern,
     read: Pattern,
 }
@@ -114,6 +134,42 @@ impl Access {
         Err(Error::new(Kind::Refused, text))
     }
 
+    /// The topic permissions of a user: virtual host, exchange, patterns.
+    pub fn topic_permissions(
+        &self,
+        user: &str,
+    ) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, &TopicPermissions)> {
+        let topics = self.accounts.get(user).into_iter().flat_map(|account| &account.topics);
+        topics.flat_map(|(vhost, exchanges)| {
+            exchanges.iter().map(move |(exchange, grant)| (vhost, exchange, &grant.permissions))
+        })
+    }
+
+    /// Whether `user` may publish with this key to a topic exchange, or bind with it; 403 if not. The exchange itself is
+    /// another question: [`Access::authorize`].
+    pub fn authorize_topic(
+        &self,
+        user: &str,
+        vhost: &str,
+        operation: Operation,
+        exchange: &str,
+        key: &str,
+    ) -> Result<(), Error> {
+        let Some(grant) = self.topic_grant(user, vhost, exchange) else { return Ok(()) };
+        let pattern = match operation {
+            Operation::Write => &grant.write,
+            Operation::Read => &grant.read,
+            Operation::Configure => return Ok(()),
+        };
+        if pattern.matches(key) {
+            return Ok(());
+        }
+        let text = format!(
+            "access to topic '{key}' in exchange '{exchange}' in vhost '{vhost}' refused for user '{user}'"
+        );
+        Err(Error::new(Kind::Refused, text))
+    }
+
     /// Whether `user` may open this virtual host at all: has permissions there, even empty ones. 530 if not.
     pub fn may_enter(&self, user: &str, vhost: &str) -> Result<(), Error> {
         if self.grant(user, vhost).is_some() {
@@ -125,12 +181,16 @@ impl Access {
     fn grant(&self, user: &str, vhost: &str) -> Option<&Grant> {
         Some(self.accounts.get(user)?.grants.get(vhost)?)
     }
+
+    fn topic_grant(&self, user: &str, vhost: &str, exchange: &str) -> Option<&TopicGrant> {
+        Some(self.accounts.get(user)?.topics.get(vhost)?.get(exchange)?)
+    }
 }
 
 /// Changes, for the meta shard's `apply`.
 impl Access {
     pub(crate) fn put_user(&mut self, user: &Arc<User>) {
-        let account = Account { user: Arc::clone(user), grants: OrdMap::new() };
+        let account = Account { user: Arc::clone(user), grants: OrdMap::new(), topics: OrdMap::new() };
         let account = self.accounts.entry(Arc::clone(&user.name)).or_insert(account);
         account.user = Arc::clone(user);
     }
@@ -151,11 +211,28 @@ impl Access {
         }
     }
 
+    pub(crate) fn set_topic_permissions(
+        &mut self,
+        user: &str,
+        vhost: &Arc<str>,
+        exchange: &Arc<str>,
+        permissions: &TopicPermissions,
+    ) {
+        if let Some(account) = self.accounts.get_mut(user) {
+            let exchanges = account.topics.entry(Arc::clone(vhost)).or_default();
+            let grant = TopicGrant::new(permissions, user, vhost);
+            exchanges.insert(Arc::clone(exchange), Arc::new(grant));
+        }
+    }
+
     pub(crate) fn forget_vhost(&mut self, vhost: &str) {
-        let names: Vec<_> = self.accounts.keys().cloned().collect();
-        for name in names {
-            if self.grant(&name, vhost).is_some() {
-                self.clear_permissions(&name, vhost);
+        let has_any =
+            |account: &Account| account.grants.contains_key(vhost) || account.topics.contains_key(vhost);
+        let with_any = self.accounts.iter().filter(|(_, account)| has_any(account));
+        for name in with_any.map(|(name, _)| Arc::clone(name)).collect::<Vec<_>>() {
+            if let Some(account) = self.accounts.get_mut(&name) {
+                account.grants.remove(vhost);
+                account.topics.remove(vhost);
             }
         }
     }
@@ -166,10 +243,9 @@ impl Access {
     pub(crate) fn check(&self, vhost_exists: impl Fn(&str) -> bool) {
         for (name, account) in &self.accounts {
             assert_eq!(*name, account.user.name, "a user stands at its name");
-            assert!(
-                account.grants.keys().all(|vhost| vhost_exists(vhost)),
-                "permissions are for what exists"
-            );
+            let vhosts = account.grants.keys().chain(account.topics.keys());
+            assert!(vhosts.into_iter().all(|vhost| vhost_exists(vhost)), "permissions are for what exists");
+            assert!(account.topics.values().all(|exchanges| !exchanges.is_empty()), "no map is empty");
         }
     }
 }
@@ -196,6 +272,36 @@ impl Permissions {
             Pattern::new(pattern)?;
         }
         Ok(())
+    }
+}
+
+impl TopicPermissions {
+    /// Checks that both are regular expressions that we can compile.
+    pub fn check(&self, user: &str, vhost: &str) -> Result<(), Error> {
+        for pattern in [&self.write, &self.read] {
+            Pattern::new(&expanded(pattern, user, vhost))?;
+        }
+        Ok(())
+    }
+}
+
+/// A pattern with the names in it. Names mean themselves, whatever is in them; a variable that is not ours does, too.
+fn expanded(pattern: &str, user: &str, vhost: &str) -> String {
+    pattern
+        .replace("{client_id}", "\\{client_id\\}")
+        .replace("{username}", &regex::escape(user))
+        .replace("{vhost}", &regex::escape(vhost))
+}
+
+impl TopicGrant {
+    fn new(permissions: &TopicPermissions, user: &str, vhost: &str) -> TopicGrant {
+        // As with other permissions: should one not compile now, it allows nothing.
+        let pattern = |text| Pattern::new(&expanded(text, user, vhost)).unwrap_or(Pattern::Nothing);
+        TopicGrant {
+            write: pattern(&permissions.write),
+            read: pattern(&permissions.read),
+            permissions: permissions.clone(),
+        }
     }
 }
 
@@ -352,6 +458,38 @@ mod tests {
             regular expression '(' is invalid
             regular expression '\w{1000}{1000}' is invalid"#]]
         .assert_eq(&story.join("\n"));
+    }
+
+    #[test]
+    fn topics_are_free_until_there_are_permissions_for_the_exchange() {
+        let mut access = access(".*", ".*", ".*");
+        let topics = |write: &str, read: &str| TopicPermissions { write: write.into(), read: read.into() };
+        access.set_topic_permissions(
+            "u",
+            &"/".into(),
+            &"x".into(),
+            &topics("^a\\.", "^{vhost}{username}-.*"),
+        );
+        let may = |operation, exchange, key| access.authorize_topic("u", "/", operation, exchange, key);
+        assert!(may(Operation::Write, "x", "a.b").is_ok() && may(Operation::Write, "y", "b").is_ok());
+        assert!(may(Operation::Read, "x", "/u-1").is_ok() && may(Operation::Read, "x", "/v-1").is_err());
+        assert_eq!(
+            may(Operation::Write, "x", "b.a").unwrap_err().text,
+            "access to topic 'b.a' in exchange 'x' in vhost '/' refused for user 'u'"
+        );
+    }
+
+    #[test]
+    fn names_in_patterns_mean_themselves() {
+        let may = |user: &str, pattern: &str, key: &str| {
+            let pattern = Pattern::new(&expanded(pattern, user, "v")).unwrap();
+            pattern.matches(key)
+        };
+        assert!(may("a.c", "^{username}$", "a.c") && !may("a.c", "^{username}$", "abc"));
+        assert!(may("a-z", "^[{username}]$", "-") && !may("a-z", "^[{username}]$", "m"));
+        assert!(!may(".*", "^{username}$", "anything"));
+        assert!(may("u", "^{client_id}$", "{client_id}") && !may("u", "^{client_id}$", "x"));
+        assert!(TopicPermissions { write: "(".into(), read: String::new() }.check("u", "v").is_err());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Reading them yields [`Change`]s, so what is imported passes the same checks as what clients declare.
 
+mod export;
+
 use std::sync::Arc;
 
 use amqp::table::{ArrayBuilder, TableBuilder, Value as Field};
@@ -9,12 +11,14 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::access::{Permissions, User};
+use crate::access::{Permissions, TopicPermissions, User};
 use crate::arguments::Arguments;
 use crate::error::{Error, Kind};
 use crate::meta::{Change, DeclareExchange, DeclareQueue, NAME_SIZE_MAX};
 use crate::password::PasswordHash;
 use crate::topology::{Binding, Destination, ExchangeKind};
+
+pub use export::{Exported, export};
 
 /// What a document says.
 #[derive(Debug)]
@@ -60,6 +64,10 @@ pub fn parse(json: &str, mut salt: impl FnMut() -> [u8; 16]) -> Result<Definitio
     }
     for permission in document.permissions {
         ignored.note("permissions[].", &permission.rest);
+        changes.push(permission.read());
+    }
+    for permission in document.topic_permissions {
+        ignored.note("topic_permissions[].", &permission.rest);
         changes.push(permission.read());
     }
     for exchange in document.exchanges {
@@ -113,6 +121,8 @@ struct Document {
     #[serde(default)]
     permissions: Vec<PermissionDefinition>,
     #[serde(default)]
+    topic_permissions: Vec<TopicPermissionDefinition>,
+    #[serde(default)]
     exchanges: Vec<ExchangeDefinition>,
     #[serde(default)]
     queues: Vec<QueueDefinition>,
@@ -162,7 +172,7 @@ impl UserDefinition {
             (Some(password), None) => PasswordHash::hash(password, salt())?,
             (_, Some(hash)) => {
                 let algorithm = self.hashing_algorithm.as_deref().unwrap_or(DEFAULT_ALGORITHM);
-                PasswordHash::from_rabbitmq(hash, algorithm)?
+                PasswordHash::from_definitions(hash, algorithm)?
             }
         };
         let tags = match self.tags {
@@ -190,6 +200,24 @@ impl PermissionDefinition {
     fn read(self) -> Change {
         let permissions = Permissions { configure: self.configure, write: self.write, read: self.read };
         Change::SetPermissions { user: self.user, vhost: self.vhost, permissions }
+    }
+}
+
+#[derive(Deserialize)]
+struct TopicPermissionDefinition {
+    user: Arc<str>,
+    vhost: Arc<str>,
+    exchange: Arc<str>,
+    write: String,
+    read: String,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl TopicPermissionDefinition {
+    fn read(self) -> Change {
+        let TopicPermissionDefinition { user, vhost, exchange, write, read, .. } = self;
+        Change::SetTopicPermissions { user, vhost, exchange, permissions: TopicPermissions { write, read } }
     }
 }
 
@@ -360,7 +388,7 @@ mod tests {
         ],
         "vhosts": [{"name": "/"}, {"name": "shop", "metadata": {"description": "Shop"}}],
         "permissions": [{"user": "plain", "vhost": "shop", "configure": "^mine", "write": ".*", "read": ""}],
-        "topic_permissions": [],
+        "topic_permissions": [{"user": "plain", "vhost": "shop", "exchange": "x", "write": "^{username}", "read": ".*"}],
         "policies": [{"vhost": "/", "name": "p", "pattern": "", "definition": {}}],
         "exchanges": [{"name": "x", "vhost": "shop", "type": "topic", "durable": true, "auto_delete": false,
                        "internal": false, "arguments": {"alternate-exchange": "amq.fanout"}}],
@@ -385,6 +413,7 @@ mod tests {
             PutUser { user: User { name: "plain", password: PasswordHash(…), tags: ["management", "monitoring"] } }
             PutUser { user: User { name: "certificate", password: PasswordHash(none), tags: [] } }
             SetPermissions { user: "plain", vhost: "shop", permissions: Permissions { configure: "^mine", write: ".*", read: "" } }
+            SetTopicPermissions { user: "plain", vhost: "shop", exchange: "x", permissions: TopicPermissions { write: "^{username}", read: ".*" } }
             DeclareExchange(DeclareExchange { vhost: "shop", name: "x", kind: Topic, durable: true, auto_delete: false, internal: false, arguments: {"alternate-exchange": longstr amq.fanout} })
             DeclareQueue(DeclareQueue { vhost: "shop", name: "q", server_named: false, durable: true, auto_delete: false, owner: None, arguments: {"nested": table [{<<"list">>,array,[{long,1},{double,1.5},{bool,true},{longstr,<<"s">>}]}], "x-message-ttl": long 60000, "x-queue-type": longstr quorum} })
             Bind { vhost: "shop", binding: Binding { source: "x", routing_key: "a.*", destination: Queue("q"), arguments: {} }, connection: None }"#]].assert_eq(&story.join("\n"));

@@ -21,6 +21,14 @@ const CURRENT_PREFIX: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
 const DUMMY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
+/// Names of algorithms in definitions.
+const RABBITMQ_SHA256: &str = "rabbit_password_hashing_sha256";
+const RABBITMQ_SHA512: &str = "rabbit_password_hashing_sha512";
+const ARGON2ID: &str = "argon2id";
+
+/// Passes that a hash from elsewhere may take.
+const PASSES_MAX: u32 = 16;
+
 const RABBITMQ_SALT_LEN: usize = 4;
 const SHA256_PREFIX: &str = "$rabbitmq-sha256$";
 const SHA512_PREFIX: &str = "$rabbitmq-sha512$";
@@ -66,17 +74,18 @@ impl PasswordHash {
         PasswordHash(DUMMY.to_owned())
     }
 
-    /// A hash that RabbitMQ wrote, with the name of its algorithm as in RabbitMQ's definitions.
+    /// A hash from definitions, with the name of its algorithm: one of RabbitMQ's, or our own.
     ///
     /// # Errors
     /// Unknown algorithm; not base64; not a salt and a digest of that algorithm.
-    pub fn from_rabbitmq(hash: &str, algorithm: &str) -> Result<PasswordHash, Error> {
+    pub fn from_definitions(hash: &str, algorithm: &str) -> Result<PasswordHash, Error> {
         if hash.is_empty() {
             return Ok(PasswordHash::none());
         }
         let (prefix, digest_len) = match algorithm {
-            "rabbit_password_hashing_sha256" => (SHA256_PREFIX, 32),
-            "rabbit_password_hashing_sha512" => (SHA512_PREFIX, 64),
+            RABBITMQ_SHA256 => (SHA256_PREFIX, 32),
+            RABBITMQ_SHA512 => (SHA512_PREFIX, 64),
+            ARGON2ID => return PasswordHash::from_argon2id(hash),
             _ => {
                 return Err(precondition(format!("unsupported password hashing algorithm '{algorithm}'")));
             }
@@ -89,6 +98,31 @@ impl PasswordHash {
             return Err(precondition(format!("a password hash has {found} bytes, expected {expected}")));
         }
         Ok(PasswordHash(format!("{prefix}{hash}")))
+    }
+
+    fn from_argon2id(hash: &str) -> Result<PasswordHash, Error> {
+        let refuse = |why: &str| Err(precondition(format!("a password hash of {ARGON2ID} is {why}")));
+        let Ok(parsed) = phc::PasswordHash::new(hash) else {
+            return refuse("no PHC string");
+        };
+        match Params::try_from(&parsed) {
+            Ok(params) if params.block_count() <= SCRATCH_BLOCKS && params.t_cost() <= PASSES_MAX => {}
+            Ok(_) => return refuse("too dear to check: at most 33 MiB and 16 passes are allowed"),
+            Err(_) => return refuse("not understood"),
+        }
+        if parsed.algorithm.as_str() != "argon2id" || parsed.salt.is_none() || parsed.hash.is_none() {
+            return refuse("not complete");
+        }
+        Ok(PasswordHash(hash.to_owned()))
+    }
+
+    /// The hash as definitions have it, with the name of its algorithm.
+    pub(crate) fn in_definitions(&self) -> (&str, &'static str) {
+        let rabbitmq = [(SHA256_PREFIX, RABBITMQ_SHA256), (SHA512_PREFIX, RABBITMQ_SHA512)];
+        let rabbitmq =
+            rabbitmq.into_iter().find_map(|(prefix, name)| Some((self.0.strip_prefix(prefix)?, name)));
+        let other = if self.0.is_empty() { RABBITMQ_SHA256 } else { ARGON2ID };
+        rabbitmq.unwrap_or((&self.0, other))
     }
 
     /// Whether `password` is the one that was hashed. Empty passwords and empty hashes never are.
@@ -185,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_vector_of_rabbitmq_verifies_and_wants_to_be_better() {
-        let hash = PasswordHash::from_rabbitmq(TEST12, SHA256).unwrap();
+        let hash = PasswordHash::from_definitions(TEST12, SHA256).unwrap();
         assert!(hash.verify("test12"));
         assert!(!hash.verify("test13") && !hash.verify(""));
         assert!(hash.needs_rehash());
@@ -196,15 +230,15 @@ mod tests {
         let salt = [1, 2, 3, 4];
         let digest = Sha512::new().chain_update(salt).chain_update("pw").finalize();
         let text = STANDARD.encode([&salt[..], &digest].concat());
-        let hash = PasswordHash::from_rabbitmq(&text, "rabbit_password_hashing_sha512").unwrap();
+        let hash = PasswordHash::from_definitions(&text, "rabbit_password_hashing_sha512").unwrap();
         assert!(hash.verify("pw") && !hash.verify("pw2"));
     }
 
     #[test]
     fn hashes_that_make_no_sense_are_refused() {
         let attempts = [(TEST12, "rabbit_password_hashing_md5"), ("%%%", SHA256), ("kI3GCqW5", SHA256)];
-        let story =
-            attempts.map(|(hash, algorithm)| PasswordHash::from_rabbitmq(hash, algorithm).unwrap_err().text);
+        let story = attempts
+            .map(|(hash, algorithm)| PasswordHash::from_definitions(hash, algorithm).unwrap_err().text);
         expect![[r#"
             unsupported password hashing algorithm 'rabbit_password_hashing_md5'
             a password hash is not base64: Invalid symbol 37, offset 0.
@@ -219,8 +253,8 @@ mod tests {
         let hashes = [
             PasswordHash::none(),
             PasswordHash::dummy(),
-            PasswordHash::from_rabbitmq("", SHA256).unwrap(),
-            PasswordHash::from_rabbitmq(&salted_empty, SHA256).unwrap(),
+            PasswordHash::from_definitions("", SHA256).unwrap(),
+            PasswordHash::from_definitions(&salted_empty, SHA256).unwrap(),
         ];
         for hash in hashes {
             assert!(!hash.verify("") && !hash.verify("guest"));
@@ -230,7 +264,27 @@ mod tests {
     }
 
     #[test]
+    fn definitions_give_back_what_they_were_given() {
+        let ours = PasswordHash::hash("secret", [7; 16]).unwrap();
+        let theirs = PasswordHash::from_definitions(TEST12, SHA256).unwrap();
+        for hash in [ours, theirs, PasswordHash::none()] {
+            let (text, algorithm) = hash.in_definitions();
+            assert_eq!(PasswordHash::from_definitions(text, algorithm).unwrap(), hash);
+        }
+        let dear = DUMMY.replace("m=19456", "m=999999");
+        for (hash, why) in
+            [("x", "no PHC string"), (&*dear, "too dear"), ("$argon2id$v=19$m=19456,t=2,p=1", "not complete")]
+        {
+            let error = PasswordHash::from_definitions(hash, "argon2id").unwrap_err();
+            assert!(error.text.contains(why), "{hash}: {}", error.text);
+        }
+    }
+
+    #[test]
     fn a_hash_does_not_show_itself() {
-        assert_eq!(format!("{:?}", PasswordHash::from_rabbitmq(TEST12, SHA256).unwrap()), "PasswordHash(…)");
+        assert_eq!(
+            format!("{:?}", PasswordHash::from_definitions(TEST12, SHA256).unwrap()),
+            "PasswordHash(…)"
+        );
     }
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use server::config::{Config, Limits};
 
 /// Where data goes unless somebody says otherwise.
-const DATA_DIR: &str = "./leveret-data";
+pub(crate) const DATA_DIR: &str = "./leveret-data";
 
 /// Bytes of a name that clients are told.
 const NAME_SIZE_MAX: usize = 255;

@@ -97,6 +97,12 @@ fn meta_record(record: &meta::Record) -> String {
                 "permissions of {user:?} in {vhost:?} set: configure {configure:?}, write {write:?}, read {read:?}"
             )
         }
+        meta::Record::TopicPermissionsSet { user, vhost, exchange, permissions } => {
+            let (write, read) = (&permissions.write, &permissions.read);
+            format!(
+                "topic permissions of {user:?} for {exchange:?} in {vhost:?} set: write {write:?}, read {read:?}"
+            )
+        }
         meta::Record::PermissionsCleared { user, vhost } => {
             format!("permissions of {user:?} in {vhost:?} cleared")
         }

@@ -17,6 +17,7 @@ mod url;
 
 mod describe;
 mod dump;
+mod export_definitions;
 
 mod perf;
 
@@ -42,6 +43,7 @@ enum Command {
     Publish(publish::Publish),
     Consume(consume::Consume),
     Dump(dump::Dump),
+    ExportDefinitions(export_definitions::ExportDefinitions),
     Perf(perf::Perf),
     Completions(completions::Completions),
 }
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Publish(publish) => publish.run(),
         Command::Consume(consume) => consume.run(),
         Command::Dump(dump) => dump.run(),
+        Command::ExportDefinitions(export) => export.run(),
         Command::Perf(perf) => perf.run(),
         Command::Completions(completions) => completions.run(),
     };

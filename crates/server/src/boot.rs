@@ -30,7 +30,7 @@ const FIRST_PASSWORD: (&str, &str) =
     ("aGFyZZ0XXC1KuzqeWVzLklr6D6OI9m/AZPNQ1hfOqzH8nh2n", "rabbit_password_hashing_sha256");
 
 /// Bytes of a file of the meta journal: it is small.
-const META_FILE_SIZE: u64 = 8 << 20;
+pub(crate) const META_FILE_SIZE: u64 = 8 << 20;
 
 /// Those who own state, running.
 pub(crate) struct Owners {
@@ -118,7 +118,7 @@ async fn add_first_user(meta: &meta::Handle) -> Result<(), Failure> {
 
 fn first_password() -> Result<PasswordHash, Failure> {
     let (hash, algorithm) = FIRST_PASSWORD;
-    Ok(PasswordHash::from_rabbitmq(hash, algorithm)?)
+    Ok(PasswordHash::from_definitions(hash, algorithm)?)
 }
 
 /// Whether this is the hash of the first user's public password.

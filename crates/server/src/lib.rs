@@ -11,6 +11,7 @@
 //! topology. They exchange messages and share no locks. Thinking is done in `broker` and `session`, which never wait.
 
 pub mod config;
+pub mod export;
 pub mod journal;
 pub mod ledger;
 pub mod recovery;

@@ -87,6 +87,11 @@ pub(crate) fn recover(directory: &Path, journal: JournalOptions) -> Result<Recov
 }
 
 impl Recovered {
+    /// What is durable.
+    pub(crate) fn topology(&self) -> &Topology {
+        self.meta.topology()
+    }
+
     /// The queues that have survived.
     pub(crate) fn queues(&self) -> impl Iterator<Item = (QueueId, Options)> {
         self.meta.topology().queues().map(|queue| (queue.id, options(queue)))

@@ -65,6 +65,10 @@ impl Meta {
                 self.topology.access_mut().set_permissions(user, vhost, permissions);
                 vec![Effect::AccessChanged(Arc::clone(user))]
             }
+            Record::TopicPermissionsSet { user, vhost, exchange, permissions } => {
+                self.topology.access_mut().set_topic_permissions(user, vhost, exchange, permissions);
+                vec![Effect::AccessChanged(Arc::clone(user))]
+            }
             Record::PermissionsCleared { user, vhost } => {
                 self.topology.access_mut().clear_permissions(user, vhost);
                 vec![Effect::AccessChanged(Arc::clone(user))]
@@ -118,11 +122,20 @@ impl Meta {
     }
 
     fn permission_records<'a>(&'a self, user: &'a Arc<str>) -> impl Iterator<Item = Record> + 'a {
-        self.topology.access().permissions(user).map(|(vhost, permissions)| Record::PermissionsSet {
+        let access = self.topology.access();
+        let permissions = access.permissions(user).map(|(vhost, permissions)| Record::PermissionsSet {
             user: Arc::clone(user),
             vhost: Arc::clone(vhost),
             permissions: permissions.clone(),
-        })
+        });
+        let topics = access.topic_permissions(user);
+        let topics = topics.map(|(vhost, exchange, permissions)| Record::TopicPermissionsSet {
+            user: Arc::clone(user),
+            vhost: Arc::clone(vhost),
+            exchange: Arc::clone(exchange),
+            permissions: permissions.clone(),
+        });
+        permissions.chain(topics)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Record;
-use crate::access::{Permissions, User};
+use crate::access::{Permissions, TopicPermissions, User};
 use crate::arguments::Arguments;
 use crate::error::{Error, Kind};
 use crate::id::{ConnectionId, QueueId};
@@ -93,6 +93,17 @@ pub enum Change {
         vhost: Arc<str>,
         /// What.
         permissions: Permissions,
+    },
+    /// Replace with which keys a user may use a topic exchange, which need not exist.
+    SetTopicPermissions {
+        /// Login name.
+        user: Arc<str>,
+        /// Where.
+        vhost: Arc<str>,
+        /// The exchange.
+        exchange: Arc<str>,
+        /// What.
+        permissions: TopicPermissions,
     },
     /// Keep a user out of a virtual host.
     ClearPermissions {

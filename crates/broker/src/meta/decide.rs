@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::change::{DeclareExchange, DeclareQueue, check_name};
 use super::equivalence::Subject;
 use super::{Change, Decision, Meta, Record, Reply, arguments};
-use crate::access::{Permissions, User};
+use crate::access::{Permissions, TopicPermissions, User};
 use crate::error::{Error, Kind, precondition};
 use crate::id::{ConnectionId, QueueId};
 use crate::password::PasswordHash;
@@ -56,6 +56,9 @@ impl Meta {
             }
             Change::SetPermissions { user, vhost, permissions } => {
                 self.set_permissions(user, vhost, permissions)
+            }
+            Change::SetTopicPermissions { user, vhost, exchange, permissions } => {
+                self.set_topic_permissions(user, vhost, exchange, permissions)
             }
             Change::ClearPermissions { user, vhost } => self.clear_permissions(user, vhost),
         }
@@ -215,6 +218,23 @@ impl Meta {
         permissions.check()?;
         let same = self.topology.access().permissions_in(&user, &vhost) == Some(&permissions);
         Ok(Decision::unless(same, Record::PermissionsSet { user, vhost, permissions }))
+    }
+
+    fn set_topic_permissions(
+        &self,
+        user: Arc<str>,
+        vhost: Arc<str>,
+        exchange: Arc<str>,
+        permissions: TopicPermissions,
+    ) -> Result<Decision, Error> {
+        self.existing_user(&user)?;
+        self.existing_vhost(&vhost)?;
+        permissions.check(&user, &vhost)?;
+        let same = {
+            let mut current = self.topology.access().topic_permissions(&user);
+            current.any(|current| current == (&vhost, &exchange, &permissions))
+        };
+        Ok(Decision::unless(same, Record::TopicPermissionsSet { user, vhost, exchange, permissions }))
     }
 
     fn replace_hash(&self, user: &str, old: &PasswordHash, new: PasswordHash) -> Decision {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::{Permissions, User};
+use crate::access::{Permissions, TopicPermissions, User};
 use crate::error::{Error, Kind};
 use crate::id::QueueId;
 use crate::topology::{Binding, Exchange, Queue};
@@ -104,6 +104,17 @@ pub enum Record {
         /// What.
         permissions: Permissions,
     },
+    /// With which keys a user may use a topic exchange changed.
+    TopicPermissionsSet {
+        /// Login name.
+        user: Arc<str>,
+        /// Where.
+        vhost: Arc<str>,
+        /// The exchange.
+        exchange: Arc<str>,
+        /// What.
+        permissions: TopicPermissions,
+    },
     /// A user may no longer enter a virtual host.
     PermissionsCleared {
         /// Login name.
@@ -129,6 +140,7 @@ impl Record {
             | Record::UserPut { .. }
             | Record::UserDeleted { .. }
             | Record::PermissionsSet { .. }
+            | Record::TopicPermissionsSet { .. }
             | Record::PermissionsCleared { .. } => true,
         }
     }

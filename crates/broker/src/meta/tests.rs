@@ -13,7 +13,7 @@ use amqp::table::{Table, TableBuilder, Value};
 use expect_test::Expect;
 
 use super::*;
-use crate::access::{Permissions, User};
+use crate::access::{Permissions, TopicPermissions, User};
 use crate::arguments::Arguments;
 use crate::password::PasswordHash;
 use crate::topology::{Binding, Destination, Envelope, Exchange, ExchangeKind, Queue};
@@ -156,6 +156,7 @@ fn name(record: &Record) -> String {
         Record::UserPut { user } => format!("user {}", user.name),
         Record::UserDeleted { name } => format!("no user {name}"),
         Record::PermissionsSet { user, vhost, .. } => format!("{user} may {vhost}"),
+        Record::TopicPermissionsSet { user, exchange, .. } => format!("{user} may keys of {exchange}"),
         Record::PermissionsCleared { user, vhost } => format!("{user} may not {vhost}"),
     }
 }

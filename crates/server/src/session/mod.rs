@@ -31,7 +31,7 @@ use broker::access::{Operation, Resource};
 use broker::id::{ConnectionId, QueueId};
 use broker::meta::Change;
 use broker::shard::{Command, Confirm, Effect, Request};
-use broker::topology::Topology;
+use broker::topology::{Exchange, ExchangeKind, Topology};
 use rustc_hash::FxHashMap;
 
 use crate::output::Output;
@@ -286,6 +286,25 @@ impl Session {
     fn authorize(&self, operation: Operation, resource: Resource<'_>) -> Outcome {
         let Identity { user, vhost, .. } = &self.identity;
         self.topology.access().authorize(user, vhost, operation, resource).map_err(|error| refused(&error))
+    }
+
+    /// Whether this user may use a key of an exchange, which matters for topic exchanges only.
+    fn authorize_key(&self, operation: Operation, exchange: &Exchange, key: &str) -> Outcome {
+        if exchange.kind != ExchangeKind::Topic {
+            return Ok(());
+        }
+        let (Identity { user, vhost, .. }, access) = (&self.identity, self.topology.access());
+        let allowed = access.authorize_topic(user, vhost, operation, &exchange.name, key);
+        allowed.map_err(|error| refused(&error))
+    }
+
+    /// Whether this user may bind to an exchange with a key. One that does not exist is for the meta task to refuse.
+    fn authorize_source(&self, exchange: &str, key: &str) -> Outcome {
+        self.authorize(Operation::Read, Resource::Exchange(exchange))?;
+        match self.topology.exchange(&self.identity.vhost, &clean(exchange)) {
+            Some(exchange) => self.authorize_key(Operation::Read, exchange, key),
+            None => Ok(()),
+        }
     }
 
     /// The queue a method names: on an empty name the one declared last on the channel. Another connection's exclusive

@@ -175,6 +175,9 @@ impl Session {
             return Ok(self.outgoing.route(&[queue]));
         }
         let routing_keys = copies.with(routing_key);
+        for key in &routing_keys {
+            self.authorize_key(Operation::Write, &found, key)?;
+        }
         let message = Envelope { routing_keys: &routing_keys, properties, random: self.random.next() };
         let mut queues = Vec::new();
         self.topology.route(vhost, exchange, &message, &mut queues).map_err(|error| refused(&error))?;

@@ -85,7 +85,7 @@ impl Session {
         let (queue, binding) =
             self.binding(number, bind.queue, bind.exchange, bind.routing_key, bind.arguments)?;
         self.authorize(Operation::Write, Resource::Queue(&queue))?;
-        self.authorize(Operation::Read, Resource::Exchange(bind.exchange))?;
+        self.authorize_source(bind.exchange, &binding.routing_key)?;
         let (vhost, connection) = (Arc::clone(&self.identity.vhost), Some(self.identity.connection));
         let awaited = Awaited::Plain { channel: number, method: Plain::BindQueue, nowait: bind.nowait };
         self.change(Change::Bind { vhost, binding, connection }, awaited);
@@ -96,7 +96,7 @@ impl Session {
         let (queue, binding) =
             self.binding(number, unbind.queue, unbind.exchange, unbind.routing_key, unbind.arguments)?;
         self.authorize(Operation::Write, Resource::Queue(&queue))?;
-        self.authorize(Operation::Read, Resource::Exchange(unbind.exchange))?;
+        self.authorize_source(unbind.exchange, &binding.routing_key)?;
         let (vhost, connection) = (Arc::clone(&self.identity.vhost), Some(self.identity.connection));
         let awaited = Awaited::Plain { channel: number, method: Plain::UnbindQueue, nowait: false };
         self.change(Change::Unbind { vhost, binding, connection }, awaited);

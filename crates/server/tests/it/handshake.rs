@@ -55,7 +55,7 @@ async fn who_guesses_passwords_is_slowed_and_who_knows_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hash_from_rabbitmq_becomes_ours_at_the_first_login() {
+async fn a_hash_from_definitions_becomes_ours_at_the_first_login() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("definitions.json");
     let definitions = r#"{

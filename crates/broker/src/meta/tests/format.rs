@@ -44,6 +44,12 @@ fn samples() -> Vec<Record> {
         Record::UserDeleted { name: name() },
         Record::PermissionsSet { user: name(), vhost: vhost(), permissions: Permissions::full() },
         Record::PermissionsCleared { user: name(), vhost: vhost() },
+        Record::TopicPermissionsSet {
+            user: name(),
+            vhost: vhost(),
+            exchange: "x".into(),
+            permissions: TopicPermissions { write: "^a".into(), read: "".into() },
+        },
     ]
 }
 

@@ -88,7 +88,7 @@ fn declare_queue() -> impl Strategy<Value = Change> {
 }
 
 fn access() -> impl Strategy<Value = Change> {
-    (0..4, vhost(), "[uw]").prop_map(|(what, vhost, user)| {
+    (0..5, vhost(), "[uw]").prop_map(|(what, vhost, user)| {
         let user: Arc<str> = user.into();
         match what {
             0 => Change::PutUser {
@@ -96,6 +96,12 @@ fn access() -> impl Strategy<Value = Change> {
             },
             1 => Change::DeleteUser { name: user },
             2 => Change::SetPermissions { user, vhost, permissions: Permissions::full() },
+            3 => Change::SetTopicPermissions {
+                user,
+                vhost,
+                exchange: "x".into(),
+                permissions: TopicPermissions::default(),
+            },
             _ => Change::ClearPermissions { user, vhost },
         }
     })
@@ -252,7 +258,8 @@ fn state(meta: &Meta, keep: impl Fn(&Vhost, &Binding) -> bool, durable_only: boo
     let names = topology.vhosts().map(|vhost| vhost.name().to_string());
     let users = topology.access().users().map(|user| {
         let permissions: Vec<_> = topology.access().permissions(&user.name).collect();
-        format!("{user:?} {permissions:?}")
+        let topics: Vec<_> = topology.access().topic_permissions(&user.name).collect();
+        format!("{user:?} {permissions:?} {topics:?}")
     });
     (exchanges.cloned().collect(), queues.cloned().collect(), bindings, names.chain(users).collect())
 }
