@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
+
+use crate::connection::Stream;
 
 /// Bodies from this size on, bytes, are written from where they are.
 pub(crate) const REFERENCED_FROM: usize = 4 << 10;
@@ -46,7 +47,7 @@ impl Output {
     }
 
     /// Writes what the socket takes; true when something was written.
-    pub(crate) fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
+    pub(crate) fn flush(&mut self, stream: &mut Stream) -> io::Result<bool> {
         self.flush_with(|output| {
             if output.bodies.is_empty() {
                 return stream.try_write(&output.bytes[output.written..]);

@@ -18,6 +18,7 @@ mod lifetimes;
 mod limits;
 mod restart;
 mod shards;
+mod tls;
 mod transactions;
 
 use std::future::Future;
