@@ -72,7 +72,10 @@ impl Output {
             match write(self) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(size) => self.advance(size),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(self.len() < before),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.drop_written();
+                    return Ok(self.len() < before);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -80,6 +83,16 @@ impl Output {
         self.bytes.clear();
         self.written = 0;
         Ok(before > 0)
+    }
+
+    /// Forgets what is written, once that is the larger part: a client that always leaves something unread must not make
+    /// this grow.
+    fn drop_written(&mut self) {
+        if self.written > IDLE_SIZE_MAX && self.written > self.bytes.len() / 2 {
+            self.bytes.drain(..self.written);
+            self.bodies.iter_mut().for_each(|(behind, _)| *behind -= self.written);
+            self.written = 0;
+        }
     }
 
     /// What is to be written next, in order, as far as there is place; how many pieces.

@@ -227,22 +227,22 @@ impl Queue {
     /// The holder gives messages back, to their old places.
     pub(crate) fn requeue(&mut self, connection: usize, span: Span) {
         let Queue { unacked, consumers, ready, .. } = self;
-        unacked.remove(
-            span.first,
-            last(span),
-            |unacked| unacked.holder.connection == connection,
-            |first, unacked| {
-                release(consumers, &unacked);
-                ready.insert(first, Run { redelivered: true, ..unacked.run });
-            },
-        );
+        let mut taken = Vec::new();
+        let of_it = |unacked: &Unacked| unacked.holder.connection == connection;
+        unacked.remove(span.first, last(span), of_it, |first, unacked| taken.push((first, unacked)));
+        for (first, unacked) in taken.into_iter().rev() {
+            release(consumers, &unacked);
+            ready.insert(first, Run { redelivered: true, ..unacked.run });
+        }
     }
 
     /// Takes back all that a connection, or one channel of it, holds.
     pub(crate) fn requeue_all(&mut self, connection: usize, channel: Option<u16>) {
         let of_it =
             |holder: Holder| holder.connection == connection && channel.is_none_or(|c| c == holder.channel);
-        for (first, Unacked { run, .. }) in self.unacked.extract(|unacked| of_it(unacked.holder)) {
+        // The highest first, so that each is put in front of the one before.
+        let taken = self.unacked.extract(|unacked| of_it(unacked.holder));
+        for (first, Unacked { run, .. }) in taken.into_iter().rev() {
             self.ready.insert(first, Run { redelivered: true, ..run });
         }
     }
@@ -270,11 +270,17 @@ impl Queue {
 
     /// Recovery is over: flags what may have been delivered before.
     pub(crate) fn flag_redelivered(&mut self) {
-        let mut delivered = Vec::new();
-        self.ready.remove(0, self.delivered, |_| true, |first, run| delivered.push((first, run)));
-        for (first, run) in delivered {
-            self.ready.insert(first, Run { redelivered: true, ..run });
+        let last = self.delivered;
+        // One stretch may lie across the end.
+        if let Some((first, run)) = self.ready.get(last)
+            && first + u64::from(run.count()) - 1 > last
+        {
+            let mut before = None;
+            self.ready.remove(first, last, |_| true, |first, run| before = Some((first, run)));
+            before.into_iter().for_each(|(first, run)| self.ready.insert(first, run));
         }
+        let delivered = self.ready.iter_mut().take_while(|(first, _)| *first <= last);
+        delivered.for_each(|(_, run)| run.redelivered = true);
     }
 
     /// Stored messages that were settled since the last call.
