@@ -37,10 +37,12 @@ impl Options {
 pub(crate) struct Stored {
     /// Position of the first record that was written together with theirs.
     pub(crate) position: Position,
-    /// How many were written from there to the first of these: with the position it names a record.
+    /// How many were written from there to the first of these: with the position it names a message.
     pub(crate) nth: u32,
     /// Queues that share each record.
     pub(crate) targets: u32,
+    /// Bytes of records per message, beside the message.
+    pub(crate) overhead: u32,
 }
 
 /// Messages of a queue whose sequence numbers follow each other and that share everything else.
