@@ -199,7 +199,7 @@ impl Queue {
     pub(crate) fn take(&mut self, count_max: u32) -> Option<(u64, Run)> {
         let (first, run) = self.ready.pop_first(count_max)?;
         self.note_delivery(first, &run);
-        self.note_settled(first, &run);
+        note_settled(&mut self.settled, first, &run);
         Some((first, run))
     }
 
@@ -253,7 +253,7 @@ impl Queue {
     pub(crate) fn purge(&mut self) -> Vec<Run> {
         let mut runs = Vec::new();
         while let Some((first, run)) = self.ready.pop_first(u32::MAX) {
-            self.note_settled(first, &run);
+            note_settled(&mut self.settled, first, &run);
             runs.push(run);
         }
         runs
@@ -320,10 +320,6 @@ impl Queue {
         if run.stored.is_some() {
             self.delivered = self.delivered.max(first + u64::from(run.count()) - 1);
         }
-    }
-
-    fn note_settled(&mut self, first: u64, run: &Run) {
-        note_settled(&mut self.settled, first, run);
     }
 
     /// Panics where an invariant does not hold.
