@@ -3,7 +3,7 @@
 use super::{Batch, Effect, Publish, Shard};
 use crate::id::{ConnectionId, QueueId};
 use crate::message::Messages;
-use crate::queue::{Run, Stored};
+use crate::queue::{Logged, Run, Stored};
 use crate::record::{self, Log, Position};
 
 /// Queues that one record may name; a wider fan-out takes several records.
@@ -50,7 +50,8 @@ impl Shard {
         let first = queue.take_sequence(messages.count());
         let durable = persistent && queue.options.durable;
         let written = durable.then(|| self.write(&[(id, first)], &messages, log));
-        let stored = written.map(|written| Stored { position: written.first, nth: 0, targets: 1 });
+        let stored =
+            written.map(|written| Stored::Log(Logged { position: written.first, nth: 0, targets: 1 }));
         self.place(id, first, Run { messages, stored, redelivered: false });
         written.map(|written| written.last)
     }
@@ -71,7 +72,7 @@ impl Shard {
         }
         let written = (!targets.is_empty()).then(|| self.write(&targets, messages, log));
         if let Some(Written { first: position, .. }) = written {
-            let stored = Some(Stored { position, nth: 0, targets: count_of(&targets) });
+            let stored = Some(Stored::Log(Logged { position, nth: 0, targets: count_of(&targets) }));
             for (id, first) in &targets {
                 self.place(*id, *first, Run { messages: messages.clone(), stored, redelivered: false });
             }

@@ -6,7 +6,8 @@ use super::Shard;
 use super::publish::count_of;
 use crate::id::QueueId;
 use crate::message::Messages;
-use crate::queue::{Queue, Run, Stored};
+use crate::page::Segment;
+use crate::queue::{Logged, Queue, Run, Stored};
 use crate::record::{self, Log, Position, Record, Span};
 use crate::sequence::Stretch;
 
@@ -28,7 +29,7 @@ impl Shard {
     pub fn recover(&mut self, position: Position, record: Record) {
         match record {
             Record::Enqueue { targets, messages } => {
-                let stored = Some(Stored { position, nth: 0, targets: count_of(&targets) });
+                let stored = Some(Stored::Log(Logged { position, nth: 0, targets: count_of(&targets) }));
                 for (id, first) in targets {
                     // Another copy of them may have been read before.
                     self.forget(id, Span { first, count: messages.count() });
@@ -40,6 +41,13 @@ impl Shard {
                 if let Some(queue) = self.queues.get_mut(&id) {
                     queue.saw_sequence(last + 1);
                     queue.recovered_delivered(last);
+                }
+            }
+            Record::Spilled { queue, extent, spans } => {
+                let Some(queue) = self.queues.get_mut(&queue) else { return };
+                for span in spans {
+                    queue.saw_sequence(span.end());
+                    queue.recover_spilled(extent, span, position, |run| self.usage.remove(run));
                 }
             }
         }
@@ -58,6 +66,13 @@ impl Shard {
         self.queues.values_mut().for_each(Queue::flag_redelivered);
     }
 
+    /// The segments that hold messages: all others of the shard's are leftovers.
+    pub fn segments(&self) -> Vec<(QueueId, Segment)> {
+        let of_queue =
+            |(id, queue): (&QueueId, &Queue)| queue.segments().map(|s| (*id, s)).collect::<Vec<_>>();
+        self.queues.iter().flat_map(of_queue).collect()
+    }
+
     /// Copies every message whose record may lie before `end` to the end of the log, so that the log can be cut there once
     /// the copies are committed. Returns the position of the last copy.
     pub fn copy_forward(&mut self, end: Position, log: &mut impl Log) -> Option<Position> {
@@ -65,20 +80,25 @@ impl Shard {
         let mut queues = std::mem::take(&mut self.queues);
         for (id, queue) in &mut queues {
             for (first, run) in queue.runs_mut() {
-                let Some(old) = run.stored.filter(|stored| stored.position < end) else {
+                let Some(old) = run.logged().filter(|logged| logged.position < end) else {
                     continue;
                 };
                 self.usage.remove(run);
-                run.stored = Some(if old.targets == 1 {
+                run.stored = Some(Stored::Log(if old.targets == 1 {
                     let written = self.write(&[(*id, first)], &run.messages, log);
-                    Stored { position: written.first, nth: 0, targets: 1 }
+                    Logged { position: written.first, nth: 0, targets: 1 }
                 } else {
                     let records = (old.position, old.nth)..(old.position, old.nth + run.count());
                     let targets = moved.records.range(records).map(|(_, targets)| *targets).min();
                     let position = moved.positions[&old.position];
-                    Stored { position, nth: old.nth, targets: targets.unwrap_or(old.targets) }
-                });
+                    Logged { position, nth: old.nth, targets: targets.unwrap_or(old.targets) }
+                }));
                 self.usage.add(run);
+            }
+            for (segment, (extent, spans)) in queue.segments_before(end) {
+                let position = record::append_spilled(log, &mut self.scratch, *id, &extent, &spans);
+                self.append_at(position);
+                queue.recorded_anew(segment, position);
             }
             let flags_matter = queue.ready_len() + queue.unacked_len() > 0;
             if flags_matter && queue.delivered_logged() > 0 {
@@ -108,7 +128,7 @@ impl Shard {
         let mut live: BTreeMap<Written, (Messages, Vec<(QueueId, u64)>)> = BTreeMap::new();
         for (id, queue) in &self.queues {
             for (first, run) in queue.runs() {
-                let Some(stored) = run.stored.filter(|stored| stored.position < end && stored.targets > 1)
+                let Some(stored) = run.logged().filter(|stored| stored.position < end && stored.targets > 1)
                 else {
                     continue;
                 };
