@@ -249,8 +249,12 @@ impl World {
                 self.journal.records.retain(|(position, _, _)| *position >= end);
                 self.round();
             }
-            Step::Carry { count, refuse } => (0..count).for_each(|_| drop(self.carry(refuse))),
-            Step::Hear { count } => (0..count).for_each(|_| drop(self.hear())),
+            Step::Carry { count, refuse } => {
+                (0..count).all(|_| self.carry(refuse));
+            }
+            Step::Hear { count } => {
+                (0..count).all(|_| self.hear());
+            }
             Step::Restart => self.restart(),
         }
         self.shard.check();
