@@ -272,11 +272,14 @@ fn to_store(place: Place) -> store::segment::Place {
     store::segment::Place { offset: place.offset, sequence: place.sequence }
 }
 
+/// Starts the thread.
+type Start = Box<dyn FnOnce(Receiver<Order>) -> std::io::Result<JoinHandle<()>> + Send>;
+
 /// The way to the thread. When it is dropped, the thread ends.
 pub struct Pager {
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
-    start: Option<Box<dyn FnOnce(Receiver<Order>) -> std::io::Result<JoinHandle<()>> + Send>>,
+    start: Option<Start>,
 }
 
 impl Pager {

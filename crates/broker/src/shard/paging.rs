@@ -171,7 +171,7 @@ impl Shard {
     pub(super) fn check_paging(&self) {
         let in_flight: u64 = self.queues.values().map(Queue::spilling_bytes).sum();
         assert_eq!(self.paging.in_flight, in_flight, "bytes of spills on their way");
-        let waits = |get: &Get| self.queues.get(&get.queue).is_some_and(|queue| queue.is_reading());
+        let waits = |get: &Get| self.queues.get(&get.queue).is_some_and(Queue::is_reading);
         assert!(self.paging.gets.iter().all(waits), "who waits, waits for a read");
     }
 }
