@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -283,18 +284,24 @@ pub struct Pager {
 }
 
 impl Pager {
-    /// `report` is called on the thread, which starts with the first order.
+    /// `report` is called on the thread, which starts with the first order; with `None` when it has panicked and nothing
+    /// more will be answered.
     pub fn new<D: Disk + Clone + 'static>(
         shard: &str,
         pages: Pages<D>,
-        report: impl Fn(Answer) + Send + 'static,
+        report: impl Fn(Option<Answer>) + Send + 'static,
     ) -> Pager
     where
         D::File: Send,
     {
         let name = format!("pager-{shard}");
         let start = move |inbox: Receiver<Order>| {
-            std::thread::Builder::new().name(name).spawn(move || work(pages, &inbox, &report))
+            std::thread::Builder::new().name(name).spawn(move || {
+                let answer = |answer| report(Some(answer));
+                if catch_unwind(AssertUnwindSafe(|| work(pages, &inbox, &answer))).is_err() {
+                    report(None);
+                }
+            })
         };
         Pager { orders: None, thread: None, start: Some(Box::new(start)) }
     }

@@ -50,7 +50,7 @@ enum Input {
     Open(QueueId, Options),
     Drop(QueueId),
     Journal(Progress),
-    Page(page::Answer),
+    Page(Option<page::Answer>),
 }
 
 /// A shard, as sessions and the meta task see it. It runs as long as a handle is left.
@@ -267,7 +267,11 @@ impl Task {
                 pending.into_iter().for_each(|pending| self.write(pending));
             }
             Input::Journal(Progress::Failed(error)) => self.fatal.report(error.into()),
-            Input::Page(answer) => self.ledger.paged(answer),
+            Input::Page(Some(answer)) => self.ledger.paged(answer),
+            Input::Page(None) => {
+                let what = "the pager thread has panicked: please report this".to_owned();
+                self.fatal.report(Failure(what));
+            }
         }
     }
 
