@@ -17,26 +17,26 @@ STOP_SECONDS = 15
 
 
 @contextlib.contextmanager
-def running(binary, arguments=()):
-    """Runs `leveret serve` on a free port and a fresh data directory; yields its URL."""
+def running(binary, arguments=(), listening=LISTENING):
+    """Runs `leveret serve` on a free port and a fresh data directory; yields its URL, by the line that tells it."""
     with tempfile.TemporaryDirectory(prefix="leveret-clients-") as directory:
         command = [binary, "serve", "--amqp", "127.0.0.1:0", "--data-dir", directory, *arguments]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
-            yield f"amqp://guest:guest@{address(process)}/"
+            yield f"amqp://guest:guest@{address(process, listening)}/"
         finally:
             process.send_signal(signal.SIGTERM)
             code = process.wait(STOP_SECONDS)
         assert code == 0, f"the broker stopped with {code}"
 
 
-def address(process):
+def address(process, listening):
     """The address that the broker prints when it accepts connections; its other lines pass through."""
     watchdog = threading.Timer(START_SECONDS, process.kill)
     watchdog.start()
     try:
         for line in process.stdout:
-            match = LISTENING.match(line.rstrip())
+            match = listening.match(line.rstrip())
             if match:
                 threading.Thread(target=pass_on, args=[process.stdout], daemon=True).start()
                 return match[1]

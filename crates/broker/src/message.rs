@@ -14,7 +14,7 @@
 //! UTF-8. The properties stand as in a content header: a flag word, then the fields. So a delivery is three copies, and
 //! nothing is parsed.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 const HEAD: usize = 10;
 
@@ -251,14 +251,6 @@ impl Messages {
             self.buffer = self.bytes.len();
         }
     }
-
-    /// Drops the first of them; some must be left.
-    pub fn advance(&mut self) {
-        assert!(self.count > 1, "there is at least one");
-        let size = self.first().size();
-        self.count -= 1;
-        self.bytes.advance(size);
-    }
 }
 
 /// Where properties and body begin.
@@ -313,7 +305,7 @@ mod tests {
             (bodies(&first), bodies(&messages)),
             (vec!["one".into()], vec!["".into(), "three".into()])
         );
-        messages.advance();
+        messages.split_to(1);
         assert_eq!((bodies(&messages), messages.count()), (vec!["three".to_owned()], 1));
     }
 

@@ -8,10 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Deserialize;
-use server::config::{Config, Limits};
+use server::config::{Config, Limits, LoginFrom, Tls};
 
 /// Where data goes unless somebody says otherwise.
 pub(crate) const DATA_DIR: &str = "./leveret-data";
+
+/// Where TLS is spoken unless somebody says otherwise.
+const AMQPS_PORT: u16 = 5671;
 
 /// Bytes of a name that clients are told.
 const NAME_SIZE_MAX: usize = 255;
@@ -27,6 +30,30 @@ pub(crate) struct Written {
     /// Where AMQP clients connect; port 0 picks a free one [default: 127.0.0.1:5672]
     #[arg(long, env = "LEVERET_AMQP", value_name = "HOST:PORT")]
     amqp: Option<String>,
+
+    /// Where AMQP clients connect with TLS [default: port 5671 beside --amqp, if there is a certificate]
+    #[arg(long, env = "LEVERET_AMQPS", value_name = "HOST:PORT")]
+    amqps: Option<String>,
+
+    /// Certificate for TLS with its chain, in PEM; read again when it changes, and on SIGHUP
+    #[arg(long, env = "LEVERET_TLS_CERTIFICATE", value_name = "FILE")]
+    tls_certificate: Option<PathBuf>,
+
+    /// Private key of the certificate, in PEM
+    #[arg(long, env = "LEVERET_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// Who signs certificates of clients, in PEM; clients are asked for one, and may log in by it (EXTERNAL)
+    #[arg(long, env = "LEVERET_TLS_CLIENT_CA", value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// Refuse clients without a certificate [default: false]
+    #[arg(long, env = "LEVERET_TLS_CLIENT_REQUIRED", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    tls_client_required: Option<bool>,
+
+    /// What in a client's certificate is its user: distinguished-name or common-name [default: distinguished-name]
+    #[arg(long, env = "LEVERET_TLS_LOGIN_FROM", value_name = "PART")]
+    tls_login_from: Option<String>,
 
     /// RabbitMQ definitions (JSON) to import at start
     #[arg(long, env = "LEVERET_DEFINITIONS", value_name = "FILE")]
@@ -147,6 +174,12 @@ impl Written {
         Written {
             data_dir: self.data_dir.or(other.data_dir),
             amqp: self.amqp.or(other.amqp),
+            amqps: self.amqps.or(other.amqps),
+            tls_certificate: self.tls_certificate.or(other.tls_certificate),
+            tls_key: self.tls_key.or(other.tls_key),
+            tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            tls_client_required: self.tls_client_required.or(other.tls_client_required),
+            tls_login_from: self.tls_login_from.or(other.tls_login_from),
             definitions: self.definitions.or(other.definitions),
             loopback_users: self.loopback_users.or(other.loopback_users),
             compat_product: self.compat_product.or(other.compat_product),
@@ -166,10 +199,11 @@ impl Written {
 
     /// What it means: checked, with defaults.
     pub(crate) fn mean(self) -> Result<Config> {
-        let mut config = Config::new(self.data_dir.unwrap_or_else(|| DATA_DIR.into()));
+        let mut config = Config::new(self.data_dir.clone().unwrap_or_else(|| DATA_DIR.into()));
         if let Some(amqp) = &self.amqp {
-            config.amqp = address(amqp)?;
+            config.amqp = address("amqp", amqp)?;
         }
+        config.tls = self.mean_tls(config.amqp)?;
         config.definitions = self.definitions;
         config.loopback_users = self.loopback_users.unwrap_or(config.loopback_users);
         config.product = name("compat-product", self.compat_product.unwrap_or(config.product))?;
@@ -217,10 +251,57 @@ impl Written {
     }
 }
 
+impl Written {
+    /// What the keys about TLS mean together. `amqp` is where clients without TLS connect.
+    fn mean_tls(&self, amqp: SocketAddr) -> Result<Option<Tls>> {
+        let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) else {
+            let said = [
+                ("amqps", self.amqps.is_some()),
+                ("tls-certificate", self.tls_certificate.is_some()),
+                ("tls-key", self.tls_key.is_some()),
+                ("tls-client-ca", self.tls_client_ca.is_some()),
+                ("tls-client-required", self.tls_client_required.is_some()),
+                ("tls-login-from", self.tls_login_from.is_some()),
+            ];
+            if let Some((key, _)) = said.iter().find(|(_, is_said)| *is_said) {
+                bail!("{key} is there, but TLS needs both tls-certificate and tls-key");
+            }
+            return Ok(None);
+        };
+        let client_required = self.tls_client_required.unwrap_or(false);
+        if client_required && self.tls_client_ca.is_none() {
+            bail!("tls-client-required needs tls-client-ca, to know which certificates are good");
+        }
+        Ok(Some(Tls {
+            address: match &self.amqps {
+                Some(amqps) => address("amqps", amqps)?,
+                None => SocketAddr::new(amqp.ip(), AMQPS_PORT),
+            },
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca: self.tls_client_ca.clone(),
+            client_required,
+            login_from: match self.tls_login_from.as_deref() {
+                None | Some("distinguished-name") => LoginFrom::DistinguishedName,
+                Some("common-name") => LoginFrom::CommonName,
+                Some(other) => {
+                    bail!("tls-login-from is '{other}', expected distinguished-name or common-name")
+                }
+            },
+        }))
+    }
+}
+
 /// All keys of the configuration file.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 22] = [
     "data-dir",
     "amqp",
+    "amqps",
+    "tls-certificate",
+    "tls-key",
+    "tls-client-ca",
+    "tls-client-required",
+    "tls-login-from",
     "definitions",
     "loopback-users",
     "compat-product",
@@ -266,8 +347,8 @@ fn within<T: Copy + PartialOrd + std::fmt::Display>(key: &str, value: T, min: T,
     Ok(value)
 }
 
-fn address(text: &str) -> Result<SocketAddr> {
-    let wrong = || anyhow!("amqp is '{text}', expected HOST:PORT such as 127.0.0.1:5672");
+fn address(key: &str, text: &str) -> Result<SocketAddr> {
+    let wrong = || anyhow!("{key} is '{text}', expected HOST:PORT such as 127.0.0.1:5672");
     let mut found = text.to_socket_addrs().with_context(wrong)?;
     found.next().ok_or_else(wrong)
 }
@@ -333,6 +414,30 @@ mod tests {
         assert_eq!(
             error("compat.produkt = 'x'"),
             "unknown key 'compat-produkt'; did you mean 'compat-product'?"
+        );
+    }
+
+    #[test]
+    fn tls_is_where_a_certificate_is() {
+        let tls = |text: &str| Written::parse(text).and_then(Written::mean).unwrap().tls;
+        assert!(tls("").is_none());
+        let both = "tls.certificate = 'c'\ntls.key = 'k'\n";
+        let plain = tls(&format!("amqp = '127.0.0.2:5672'\n{both}")).unwrap();
+        assert_eq!(plain.address.to_string(), "127.0.0.2:5671");
+        assert!(plain.client_ca.is_none() && plain.login_from == LoginFrom::DistinguishedName);
+        let more = "amqps = '127.0.0.1:1'\n[tls]\ncertificate = 'c'\nkey = 'k'\nclient-ca = 'a'\nclient-required = true\nlogin-from = 'common-name'";
+        let more = tls(more).unwrap();
+        assert_eq!(
+            (more.address.port(), more.client_required, more.login_from),
+            (1, true, LoginFrom::CommonName)
+        );
+        let missing = "is there, but TLS needs both tls-certificate and tls-key";
+        assert_eq!(error("amqps = '127.0.0.1:1'"), format!("amqps {missing}"));
+        assert_eq!(error("tls.key = 'k'"), format!("tls-key {missing}"));
+        assert!(error(&format!("{both}tls.client-required = true")).contains("needs tls-client-ca"));
+        assert!(
+            error(&format!("{both}tls.login-from = 'x'"))
+                .contains("expected distinguished-name or common-name")
         );
     }
 

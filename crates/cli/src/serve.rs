@@ -100,9 +100,19 @@ async fn serve(config: Config) -> Result<()> {
     // Before anything is started, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let server = Server::start(config).await?;
     // Others parse this line.
     writeln!(std::io::stdout(), "leveret: listening for AMQP on {}", server.address())?;
+    if let Some(address) = server.tls_address() {
+        writeln!(std::io::stdout(), "leveret: listening for AMQPS on {address}")?;
+    }
+    let reload = server.reload();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reload.reload();
+        }
+    });
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -11,6 +11,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where AMQP clients connect; port 0: any free one.
     pub amqp: SocketAddr,
+    /// Where AMQP clients connect with TLS, if anywhere.
+    pub tls: Option<Tls>,
     /// A RabbitMQ definitions document (JSON), imported at start.
     pub definitions: Option<PathBuf>,
     /// Users that may only connect from this machine.
@@ -27,6 +29,33 @@ pub struct Config {
     pub cluster_name: String,
     /// What clients may take.
     pub limits: Limits,
+}
+
+/// A listener with TLS. All files are PEM, and are read again when they change.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Where it listens; port 0: any free one.
+    pub address: SocketAddr,
+    /// The server's certificate, then those that link it to a root.
+    pub certificate: PathBuf,
+    /// The private key that goes with the certificate.
+    pub key: PathBuf,
+    /// Who signs certificates of clients. `None`: clients are not asked for any.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client without a certificate is refused.
+    pub client_required: bool,
+    /// What in a client's certificate is its login name.
+    pub login_from: LoginFrom,
+}
+
+/// What in a certificate is a login name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LoginFrom {
+    /// All of the subject, as in `CN=shop,O=Hare`.
+    #[default]
+    DistinguishedName,
+    /// The subject's one common name.
+    CommonName,
 }
 
 /// Limits. Each has a test at the limit.
@@ -56,6 +85,7 @@ impl Config {
         Config {
             data_dir: data_dir.into(),
             amqp: SocketAddr::from(([127, 0, 0, 1], 5672)),
+            tls: None,
             definitions: None,
             loopback_users: vec!["guest".to_owned()],
             shards: std::thread::available_parallelism().map_or(1, usize::from).min(64),

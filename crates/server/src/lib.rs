@@ -28,15 +28,17 @@ mod output;
 mod random;
 mod session;
 mod shard;
+mod tls;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
@@ -114,16 +116,31 @@ pub(crate) struct Shared {
     stop: watch::Receiver<bool>,
     /// One permit per connection.
     connections: Arc<Semaphore>,
+    /// The id of the next connection.
+    next_connection: AtomicU64,
+}
+
+/// Has certificates read again.
+#[derive(Clone, Debug)]
+pub struct Reload(Arc<Notify>);
+
+impl Reload {
+    /// Do so now. Connections stay; what makes no sense is logged and not used.
+    pub fn reload(&self) {
+        self.0.notify_one();
+    }
 }
 
 /// A running server.
 pub struct Server {
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
+    reload: Reload,
     stop: watch::Sender<bool>,
     failed: watch::Receiver<Option<Failure>>,
     connections: Arc<Semaphore>,
     connections_max: usize,
-    listener: JoinHandle<()>,
+    listeners: Vec<JoinHandle<()>>,
     owners: Vec<JoinHandle<()>>,
     _lock: lock::DirectoryLock,
 }
@@ -139,6 +156,8 @@ impl Server {
         // First of all, so that a taken address is known before anything is touched.
         let socket = listener::bind(config.amqp)?;
         let address = socket.local_addr()?;
+        let reload = Reload(Arc::default());
+        let secure = config.tls.clone().map(|tls| listener::bind_tls(tls, &reload.0)).transpose()?;
         let (fatal, failed) = watch::channel(None);
         let owners = boot::start(&config, &Fatal(fatal)).await?;
         let (stop, stopping) = watch::channel(false);
@@ -159,16 +178,25 @@ impl Server {
             alarms,
             stop: stopping,
             connections: Arc::clone(&connections),
+            next_connection: AtomicU64::new(1),
         });
-        let listener = tokio::spawn(listener::run(socket, shared));
+        let mut listeners = vec![tokio::spawn(listener::run(socket, None, Arc::clone(&shared)))];
         info!(%address, "listening for AMQP");
+        let mut tls_address = None;
+        if let Some((socket, address, acceptor)) = secure {
+            listeners.push(tokio::spawn(listener::run(socket, Some(acceptor), shared)));
+            info!(%address, "listening for AMQP with TLS");
+            tls_address = Some(address);
+        }
         Ok(Server {
             address,
+            tls_address,
+            reload,
             stop,
             failed,
             connections,
             connections_max,
-            listener,
+            listeners,
             owners: owners.tasks,
             _lock: lock,
         })
@@ -177,6 +205,16 @@ impl Server {
     /// Where AMQP clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where AMQP clients connect with TLS.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls_address
+    }
+
+    /// Has certificates read again.
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
     }
 
     /// Serves until `stop` is done, then stops gracefully, in less than ten seconds.
@@ -196,7 +234,9 @@ impl Server {
     async fn shut_down(&mut self) {
         info!("stopping");
         self.stop.send_replace(true);
-        let _ = (&mut self.listener).await;
+        for listener in self.listeners.drain(..) {
+            let _ = listener.await;
+        }
         let all = u32::try_from(self.connections_max).unwrap_or(u32::MAX);
         if tokio::time::timeout(CLIENTS_TIMEOUT, self.connections.acquire_many(all)).await.is_err() {
             warn!("some clients did not close their connections in time");

@@ -2,14 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use broker::id::ConnectionId;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use crate::config::Tls;
+use crate::connection::{Peer, Stream, TlsStream};
+use crate::tls::{self, Acceptor};
 use crate::{Failure, Shared, connection};
 
 /// Connections that may wait to be accepted.
@@ -31,9 +35,18 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     bind().map_err(|error| Failure(format!("cannot listen at {address}: {error}")))
 }
 
+/// A socket that listens for TLS, its address, and the certificates.
+pub(crate) fn bind_tls(
+    tls: Tls,
+    reload: &Arc<Notify>,
+) -> Result<(TcpListener, SocketAddr, Acceptor), Failure> {
+    let socket = bind(tls.address)?;
+    let address = socket.local_addr()?;
+    Ok((socket, address, Acceptor::start(tls, Arc::clone(reload))?))
+}
+
 /// Accepts until the server stops.
-pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>) {
-    let next = AtomicU64::new(1);
+pub(crate) async fn run(listener: TcpListener, acceptor: Option<Acceptor>, shared: Arc<Shared>) {
     let mut stop = shared.stop.clone();
     loop {
         let accepted = tokio::select! {
@@ -42,7 +55,7 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                greet(stream, peer, ConnectionId(next.fetch_add(1, Ordering::Relaxed)), &shared)
+                greet(stream, peer, acceptor.clone(), &shared);
             }
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
@@ -52,7 +65,7 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-fn greet(stream: TcpStream, peer: SocketAddr, id: ConnectionId, shared: &Arc<Shared>) {
+fn greet(stream: TcpStream, peer: SocketAddr, acceptor: Option<Acceptor>, shared: &Arc<Shared>) {
     let Ok(place) = Arc::clone(&shared.connections).try_acquire_owned() else {
         warn!(%peer, limit = shared.config.limits.connections_max, "refused: too many connections");
         return;
@@ -61,11 +74,33 @@ fn greet(stream: TcpStream, peer: SocketAddr, id: ConnectionId, shared: &Arc<Sha
         info!(%peer, %error, "the socket was gone at once");
         return;
     }
+    let id = ConnectionId(shared.next_connection.fetch_add(1, Ordering::Relaxed));
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        connection::serve(stream, peer, id, shared).await;
+        match acceptor {
+            None => {
+                let peer = Peer { address: peer, name: None };
+                connection::serve(Stream::Plain(stream), peer, id, shared).await;
+            }
+            Some(acceptor) => match secure(stream, peer, &acceptor).await {
+                Ok((stream, peer)) => connection::serve(stream, peer, id, shared).await,
+                Err(error) => info!(connection = id.0, %peer, %error, "no TLS came about"),
+            },
+        }
         drop(place);
     });
+}
+
+/// Does the handshake of TLS.
+async fn secure(
+    stream: TcpStream,
+    address: SocketAddr,
+    acceptor: &Acceptor,
+) -> std::io::Result<(Stream, Peer)> {
+    let session = acceptor.session().map_err(std::io::Error::other)?;
+    let stream = TlsStream::accept(stream, session).await?;
+    let name = tls::login(stream.session(), acceptor.login_from());
+    Ok((Stream::Tls(Box::new(stream)), Peer { address, name }))
 }
 
 /// Small messages go at once, and a machine that vanished is noticed even without heartbeats.

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
+
+use crate::connection::Stream;
 
 /// Bodies from this size on, bytes, are written from where they are.
 pub(crate) const REFERENCED_FROM: usize = 4 << 10;
@@ -46,7 +47,7 @@ impl Output {
     }
 
     /// Writes what the socket takes; true when something was written.
-    pub(crate) fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
+    pub(crate) fn flush(&mut self, stream: &mut Stream) -> io::Result<bool> {
         self.flush_with(|output| {
             if output.bodies.is_empty() {
                 return stream.try_write(&output.bytes[output.written..]);
@@ -71,7 +72,10 @@ impl Output {
             match write(self) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(size) => self.advance(size),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(self.len() < before),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.drop_written();
+                    return Ok(self.len() < before);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -79,6 +83,16 @@ impl Output {
         self.bytes.clear();
         self.written = 0;
         Ok(before > 0)
+    }
+
+    /// Forgets what is written, once that is the larger part: a client that always leaves something unread must not make
+    /// this grow.
+    fn drop_written(&mut self) {
+        if self.written > IDLE_SIZE_MAX && self.written > self.bytes.len() / 2 {
+            self.bytes.drain(..self.written);
+            self.bodies.iter_mut().for_each(|(behind, _)| *behind -= self.written);
+            self.written = 0;
+        }
     }
 
     /// What is to be written next, in order, as far as there is place; how many pieces.

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use crate::disk::{Disk, File};
 use crate::error::{Error, Kind, Result};
-use crate::format::{FILE_HEADER_SIZE, FileHeader, HeaderRead, Lsn, RECORD_HEADER_SIZE, Record, base_of};
+use crate::format::{FileHeader, Lsn, RECORD_HEADER_SIZE, Record, base_of};
+use crate::header::{FILE_HEADER_SIZE, HeaderRead};
 use crate::scan::{self, End, Found, Stop};
 
 /// Prints the header and the records of the journal file at `path` to `out`, one a line: lsn, kind, version, bytes of

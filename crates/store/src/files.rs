@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, File};
 use crate::error::{Error, Result};
-use crate::format::{FILE_HEADER_SIZE, FileHeader, Lsn, Record, file_name};
+use crate::format::{FileHeader, Lsn, Record, file_name};
+use crate::header::FILE_HEADER_SIZE;
 use crate::recovery::{self, Recovered, Segment};
 use crate::tail::Round;
 

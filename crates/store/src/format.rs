@@ -32,6 +32,8 @@ use std::fmt;
 
 use crc_fast::{CrcAlgorithm, Digest, crc32_iscsi};
 
+use crate::header::{self, FILE_HEADER_SIZE, HeaderRead};
+
 /// The version of the file format that this crate writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;
 /// The version of the payloads that this crate's [`Tail`](crate::Tail) writes; a recovery hands it out.
@@ -41,7 +43,6 @@ pub const RECORD_HEADER_SIZE: usize = 12;
 /// The longest payload of a record, in bytes (1 GiB). Whoever accepts messages checks sizes long before.
 pub const PAYLOAD_SIZE_MAX: usize = 1 << 30;
 
-pub(crate) const FILE_HEADER_SIZE: usize = 64;
 pub(crate) const MARK_KIND: u8 = 0;
 pub(crate) const MARK_SIZE: usize = RECORD_HEADER_SIZE + MARK_PAYLOAD_SIZE;
 const MARK_PAYLOAD_SIZE: usize = 8;
@@ -181,45 +182,24 @@ pub(crate) struct FileHeader {
     pub(crate) previous_end: Lsn,
 }
 
-/// What the first bytes of a file are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HeaderRead {
-    Valid(FileHeader),
-    /// Whole, but in a format that this version does not know.
-    Newer(u16),
-    Damaged,
-}
-
 impl FileHeader {
     /// The header as it stands on the disk.
     pub(crate) fn encode(&self) -> [u8; FILE_HEADER_SIZE] {
-        let mut bytes = [0; FILE_HEADER_SIZE];
-        bytes[..4].copy_from_slice(&MAGIC);
-        bytes[4..6].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.journal.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.base.0.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.previous.0.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.previous_end.0.to_le_bytes());
-        let checksum = crc32_iscsi(&bytes[..60]);
-        bytes[60..].copy_from_slice(&checksum.to_le_bytes());
-        bytes
+        header::encode(MAGIC, FORMAT_VERSION, |bytes| {
+            bytes[8..12].copy_from_slice(&self.journal.to_le_bytes());
+            bytes[16..24].copy_from_slice(&self.base.0.to_le_bytes());
+            bytes[24..32].copy_from_slice(&self.previous.0.to_le_bytes());
+            bytes[32..40].copy_from_slice(&self.previous_end.0.to_le_bytes());
+        })
     }
 
-    /// Reads the header of a file that begins with `bytes` (fewer than 64 are a damaged header).
-    pub(crate) fn decode(bytes: &[u8]) -> HeaderRead {
-        let Some(bytes) = bytes.first_chunk::<FILE_HEADER_SIZE>() else {
-            return HeaderRead::Damaged;
-        };
-        if bytes[..4] != MAGIC || crc32_iscsi(&bytes[..60]).to_le_bytes() != bytes[60..] {
-            return HeaderRead::Damaged;
-        }
-        let format = u16::from_le_bytes([bytes[4], bytes[5]]);
-        if format != FORMAT_VERSION {
-            return HeaderRead::Newer(format);
-        }
-        let lsn = |at: usize| Lsn(u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i])));
-        let journal = u32::from_le_bytes(std::array::from_fn(|i| bytes[8 + i]));
-        HeaderRead::Valid(FileHeader { journal, base: lsn(16), previous: lsn(24), previous_end: lsn(32) })
+    /// See [`header::decode`].
+    pub(crate) fn decode(bytes: &[u8]) -> HeaderRead<FileHeader> {
+        header::decode(bytes, MAGIC, FORMAT_VERSION, |bytes| {
+            let lsn = |at: usize| Lsn(u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i])));
+            let journal = u32::from_le_bytes(std::array::from_fn(|i| bytes[8 + i]));
+            FileHeader { journal, base: lsn(16), previous: lsn(24), previous_end: lsn(32) }
+        })
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod error;
 mod format;
+mod header;
 mod tail;
 
 mod files;

@@ -13,9 +13,8 @@ use std::path::Path;
 
 use crate::disk::{Disk, File};
 use crate::error::{Error, Kind, Result};
-use crate::format::{
-    FILE_HEADER_SIZE, FORMAT_VERSION, FileHeader, HeaderRead, Lsn, MARK_KIND, Record, base_of, file_name,
-};
+use crate::format::{FORMAT_VERSION, FileHeader, Lsn, MARK_KIND, Record, base_of, file_name};
+use crate::header::{FILE_HEADER_SIZE, HeaderRead};
 use crate::scan::{self, End, Found, Stop};
 
 /// The base of a new file is the next multiple of this many bytes.

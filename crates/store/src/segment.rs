@@ -32,7 +32,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 
 pub use format::FORMAT_VERSION;
-pub(crate) use format::{FILE_HEADER_SIZE, FileHeader, HeaderRead};
+pub(crate) use format::FileHeader;
 pub use reader::{Chunk, Reader, Run};
 pub use writer::{NewRun, Options, Writer};
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::disk::{Disk, File};
 use crate::error::Result;
 use crate::files::{Files, Options};
-use crate::format::{FILE_HEADER_SIZE, Lsn, RECORD_HEADER_SIZE};
+use crate::format::{Lsn, RECORD_HEADER_SIZE};
+use crate::header::FILE_HEADER_SIZE;
 use crate::recovery::Recovered;
 use crate::tail::Tail;
 

@@ -56,10 +56,12 @@ pub(crate) enum Stored {
 pub(crate) struct Logged {
     /// Position of the first record that was written together with theirs.
     pub(crate) position: Position,
-    /// How many were written from there to the first of these: with the position it names a record.
+    /// How many were written from there to the first of these: with the position it names a message.
     pub(crate) nth: u32,
     /// Queues that share each record.
     pub(crate) targets: u32,
+    /// Bytes of records per message, beside the message.
+    pub(crate) overhead: u32,
 }
 
 /// Messages of a queue whose sequence numbers follow each other and that share everything else.
@@ -275,24 +277,26 @@ impl Queue {
     /// The holder gives messages back, to their old places.
     pub(crate) fn requeue(&mut self, connection: usize, span: Span) {
         let Queue { unacked, consumers, .. } = self;
-        let mut back = Vec::new();
-        unacked.remove(
-            span.first,
-            last(span),
-            |unacked| unacked.holder.connection == connection,
-            |first, unacked| {
-                release(consumers, &unacked);
-                back.push((first, Run { redelivered: true, ..unacked.run }));
-            },
-        );
-        back.into_iter().for_each(|(first, run)| self.enqueue(first, run));
+        let mut taken = Vec::new();
+        let of_it = |unacked: &Unacked| unacked.holder.connection == connection;
+        unacked.remove(span.first, last(span), of_it, |first, unacked| {
+            release(consumers, &unacked);
+            taken.push((first, unacked.run));
+        });
+        self.put_back(taken);
     }
 
     /// Takes back all that a connection, or one channel of it, holds.
     pub(crate) fn requeue_all(&mut self, connection: usize, channel: Option<u16>) {
         let of_it =
             |holder: Holder| holder.connection == connection && channel.is_none_or(|c| c == holder.channel);
-        for (first, Unacked { run, .. }) in self.unacked.extract(|unacked| of_it(unacked.holder)) {
+        let taken = self.unacked.extract(|unacked| of_it(unacked.holder));
+        self.put_back(taken.into_iter().map(|(first, unacked)| (first, unacked.run)).collect());
+    }
+
+    /// The highest first, so that each is put in front of the one before.
+    fn put_back(&mut self, taken: Vec<(u64, Run)>) {
+        for (first, run) in taken.into_iter().rev() {
             self.enqueue(first, Run { redelivered: true, ..run });
         }
     }
@@ -327,12 +331,8 @@ impl Queue {
     pub(crate) fn flag_redelivered(&mut self) {
         self.flagged = self.delivered;
         self.backlog.forget_dead();
-        let mut delivered = Vec::new();
-        self.front.remove(0, self.delivered, |first, run| delivered.push((first, run)));
-        self.behind.remove(0, self.delivered, |first, run| delivered.push((first, run)));
-        for (first, run) in delivered {
-            self.enqueue(first, Run { redelivered: true, ..run });
-        }
+        self.front.flag_redelivered(self.delivered);
+        self.behind.flag_redelivered(self.delivered);
     }
 
     /// Stored messages that were settled since the last call.

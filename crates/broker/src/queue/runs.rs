@@ -63,6 +63,20 @@ impl Runs {
         self.runs.iter()
     }
 
+    /// All up to the number `last` may have been delivered before.
+    pub(crate) fn flag_redelivered(&mut self, last: u64) {
+        // One run may lie across the end.
+        if let Some((first, run)) = self.runs.get(last)
+            && first + u64::from(run.count()) - 1 > last
+        {
+            let mut before = None;
+            self.remove(first, last, |first, run| before = Some((first, run)));
+            before.into_iter().for_each(|(first, run)| self.insert(first, run));
+        }
+        let delivered = self.runs.iter_mut().take_while(|(first, _)| *first <= last);
+        delivered.for_each(|(_, run)| run.redelivered = true);
+    }
+
     /// To change where the log holds them.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Run)> {
         self.runs.iter_mut()

@@ -4,19 +4,33 @@ use super::{Batch, Effect, Publish, Shard};
 use crate::id::{ConnectionId, QueueId};
 use crate::message::Messages;
 use crate::queue::{Logged, Run, Stored};
-use crate::record::{self, Log, Position};
+use crate::record::{self, Log, Position, enqueue_overhead};
 
 /// Queues that one record may name; a wider fan-out takes several records.
 const RECORD_QUEUES_MAX: usize = 10_000;
 
 /// Bytes of messages that share a record. What is damaged is lost as a record, and a disk damages no less than this.
-const RECORD_SIZE: usize = 4 << 10;
+pub(super) const RECORD_SIZE: usize = 4 << 10;
 
 /// Records that were written one after the other.
 #[derive(Clone, Copy)]
 pub(super) struct Written {
-    pub(super) first: Position,
+    first: Position,
     last: Position,
+    overhead: u32,
+}
+
+impl Written {
+    /// Where the log holds what was written, from the first message on.
+    pub(super) fn stored(self, targets: u32) -> Stored {
+        Stored::Log(Logged { position: self.first, nth: 0, targets, overhead: self.overhead })
+    }
+}
+
+/// Bytes per message that records for so many queues take beside the messages.
+pub(super) fn overhead(records: u32, targets: u32, messages: u32) -> u32 {
+    let bytes = u64::from(records) * enqueue_overhead(targets as usize) as u64;
+    u32::try_from(bytes.div_ceil(messages.into())).unwrap_or(u32::MAX)
 }
 
 impl Shard {
@@ -50,8 +64,7 @@ impl Shard {
         let first = queue.take_sequence(messages.count());
         let durable = persistent && queue.options.durable;
         let written = durable.then(|| self.write(&[(id, first)], &messages, log));
-        let stored =
-            written.map(|written| Stored::Log(Logged { position: written.first, nth: 0, targets: 1 }));
+        let stored = written.map(|written| written.stored(1));
         self.place(id, first, Run { messages, stored, redelivered: false });
         written.map(|written| written.last)
     }
@@ -71,8 +84,8 @@ impl Shard {
             }
         }
         let written = (!targets.is_empty()).then(|| self.write(&targets, messages, log));
-        if let Some(Written { first: position, .. }) = written {
-            let stored = Some(Stored::Log(Logged { position, nth: 0, targets: count_of(&targets) }));
+        if let Some(written) = written {
+            let stored = Some(written.stored(count_of(&targets)));
             for (id, first) in &targets {
                 self.place(*id, *first, Run { messages: messages.clone(), stored, redelivered: false });
             }
@@ -88,16 +101,17 @@ impl Shard {
         messages: &Messages,
         log: &mut impl Log,
     ) -> Written {
-        let mut written: Option<Written> = None;
-        let mut nth = 0;
+        let mut ends: Option<(Position, Position)> = None;
+        let (mut nth, mut records) = (0, 0);
         for (chunk, count) in messages.chunks(RECORD_SIZE) {
             let last = record::append_enqueue(log, &mut self.scratch, targets, nth, chunk);
-            written = Some(Written { first: written.map_or(last, |written| written.first), last });
+            ends = Some((ends.map_or(last, |(first, _)| first), last));
             nth += count;
+            records += 1;
         }
-        let written = written.expect("messages are at least one");
-        self.append_at(written.last);
-        written
+        let (first, last) = ends.expect("messages are at least one");
+        self.append_at(last);
+        Written { first, last, overhead: overhead(records, count_of(targets), messages.count()) }
     }
 
     /// Puts messages into their queue.

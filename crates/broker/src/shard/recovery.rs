@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Shard;
-use super::publish::count_of;
+use super::publish::{RECORD_SIZE, count_of, overhead};
 use crate::id::QueueId;
 use crate::message::Messages;
 use crate::page::Segment;
@@ -19,8 +19,15 @@ type Written = (Position, u32);
 struct Moved {
     /// New positions by old ones.
     positions: BTreeMap<Position, Position>,
-    /// How many queues share each message now.
-    records: BTreeMap<Written, u32>,
+    /// How each message is held now.
+    messages: BTreeMap<Written, Copied>,
+}
+
+/// See [`Stored`].
+#[derive(Clone, Copy)]
+struct Copied {
+    targets: u32,
+    overhead: u32,
 }
 
 impl Shard {
@@ -29,7 +36,9 @@ impl Shard {
     pub fn recover(&mut self, position: Position, record: Record) {
         match record {
             Record::Enqueue { targets, messages } => {
-                let stored = Some(Stored::Log(Logged { position, nth: 0, targets: count_of(&targets) }));
+                let shared = count_of(&targets);
+                let overhead = overhead(1, shared, messages.count());
+                let stored = Some(Stored::Log(Logged { position, nth: 0, targets: shared, overhead }));
                 for (id, first) in targets {
                     // Another copy of them may have been read before.
                     self.forget(id, Span { first, count: messages.count() });
@@ -84,15 +93,18 @@ impl Shard {
                     continue;
                 };
                 self.usage.remove(run);
-                run.stored = Some(Stored::Log(if old.targets == 1 {
-                    let written = self.write(&[(*id, first)], &run.messages, log);
-                    Logged { position: written.first, nth: 0, targets: 1 }
+                run.stored = Some(if old.targets == 1 {
+                    self.write(&[(*id, first)], &run.messages, log).stored(1)
                 } else {
                     let records = (old.position, old.nth)..(old.position, old.nth + run.count());
-                    let targets = moved.records.range(records).map(|(_, targets)| *targets).min();
-                    let position = moved.positions[&old.position];
-                    Logged { position, nth: old.nth, targets: targets.unwrap_or(old.targets) }
-                }));
+                    let copies = || moved.messages.range(records.clone()).map(|(_, copy)| *copy);
+                    Stored::Log(Logged {
+                        position: moved.positions[&old.position],
+                        nth: old.nth,
+                        targets: copies().map(|copy| copy.targets).min().unwrap_or(old.targets),
+                        overhead: copies().map(|copy| copy.overhead).max().unwrap_or(old.overhead),
+                    })
+                });
                 self.usage.add(run);
             }
             for (segment, (extent, spans)) in queue.segments_before(end) {
@@ -114,11 +126,28 @@ impl Shard {
     /// position and a count still name a message.
     fn copy_shared(&mut self, end: Position, log: &mut impl Log) -> Moved {
         let mut moved = Moved::default();
-        for ((old, nth), (message, targets)) in self.shared_before(end) {
-            let position = record::append_enqueue(log, &mut self.scratch, &targets, 0, message.as_bytes());
+        let mut live = self.shared_before(end).into_iter().peekable();
+        while let Some((first, (message, targets))) = live.next() {
+            let mut record = message.as_bytes().to_vec();
+            let mut count = 1;
+            // Neighbours that are still in the same queues share a record again.
+            while let Some((_, (next, _))) = live.next_if(|(written, (next, theirs))| {
+                let follows =
+                    *written == (first.0, first.1 + count) && record.len() + next.size() <= RECORD_SIZE;
+                let same = |((queue, sequence), (other, theirs)): (&(QueueId, u64), &(QueueId, u64))| {
+                    queue == other && sequence + u64::from(count) == *theirs
+                };
+                follows && targets.len() == theirs.len() && targets.iter().zip(theirs).all(same)
+            }) {
+                record.extend_from_slice(next.as_bytes());
+                count += 1;
+            }
+            let position = record::append_enqueue(log, &mut self.scratch, &targets, 0, &record);
             self.append_at(position);
-            moved.positions.entry(old).or_insert(position);
-            moved.records.insert((old, nth), count_of(&targets));
+            moved.positions.entry(first.0).or_insert(position);
+            let targets = count_of(&targets);
+            let copy = Copied { targets, overhead: overhead(1, targets, count) };
+            moved.messages.extend((first.1..first.1 + count).map(|nth| ((first.0, nth), copy)));
         }
         moved
     }

@@ -1,7 +1,6 @@
 //! What the messages of a shard take, in memory and in its log.
 
 use crate::queue::Run;
-use crate::record::enqueue_overhead;
 use crate::sequence::Stretch;
 
 /// Bytes of the log are counted in such parts, since a record is shared by queues.
@@ -35,7 +34,7 @@ impl Usage {
 
 fn log_of(run: &Run) -> u64 {
     run.logged().map_or(0, |stored| {
-        let overhead = u64::from(run.count()) * enqueue_overhead(stored.targets as usize) as u64;
+        let overhead = u64::from(run.count()) * u64::from(stored.overhead);
         (run.messages.size() as u64 + overhead) * (PARTS / u64::from(stored.targets))
     })
 }

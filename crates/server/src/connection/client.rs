@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use amqp::receiver::Failure;
 use amqp::server::{Connection, Event, Offer};
 use broker::id::ConnectionId;
 use broker::topology::Topology;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -21,6 +19,7 @@ use tracing::{info, warn};
 use super::greeting::{self, Greeting, Next};
 use super::input::{READ_SIZE, STRANGER_READ_SIZE};
 use super::links::Links;
+use super::{Peer, Stream};
 use crate::alarm::Alarms;
 use crate::output::Output;
 use crate::session::{Post, Session};
@@ -61,7 +60,7 @@ enum Blocked {
 
 pub(super) struct Client {
     id: ConnectionId,
-    peer: SocketAddr,
+    peer: Peer,
     shared: Arc<Shared>,
     topology: Topology,
     alarms: Alarms,
@@ -81,7 +80,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(id: ConnectionId, peer: SocketAddr, links: Links, shared: Arc<Shared>) -> Client {
+    pub(super) fn new(id: ConnectionId, peer: Peer, links: Links, shared: Arc<Shared>) -> Client {
         let limits = &shared.config.limits;
         let offer = Offer {
             frame_max: limits.frame_max,
@@ -92,12 +91,11 @@ impl Client {
         let now = Instant::now();
         Client {
             id,
-            peer,
             topology: shared.meta.topology().borrow().clone(),
             alarms: Alarms::default(),
             links: Some(links),
             protocol: Connection::new(offer),
-            stage: Stage::Greeting(Greeting::new(id, peer)),
+            stage: Stage::Greeting(Greeting::new(id, peer.clone())),
             blocked: Blocked::No,
             posts: VecDeque::new(),
             output: Output::default(),
@@ -105,6 +103,7 @@ impl Client {
             last_write: now,
             deadline: now + limits.handshake_timeout,
             pause: None,
+            peer,
             shared,
         }
     }
@@ -219,7 +218,9 @@ impl Client {
     fn follow(&mut self, outcome: Result<Next, Refusal>) {
         match outcome {
             Ok(Next::Wait) => {}
-            Ok(Next::Start) => greeting::send_start(&mut self.protocol, &mut self.output.bytes, &self.shared),
+            Ok(Next::Start(mechanisms)) => {
+                greeting::send_start(&mut self.protocol, &mut self.output.bytes, &self.shared, mechanisms);
+            }
             Ok(Next::Open(vhost)) => self.open(vhost),
             Ok(Next::Opened(channel)) => self.protocol.accept_channel(&mut self.output.bytes, channel),
             Ok(Next::Over) => self.leave(Stage::Ending),
@@ -383,7 +384,7 @@ impl Client {
     }
 
     /// Writes what the socket takes.
-    pub(super) fn flush(&mut self, stream: &TcpStream) -> io::Result<()> {
+    pub(super) fn flush(&mut self, stream: &mut Stream) -> io::Result<()> {
         if self.output.is_empty() {
             return Ok(());
         }
@@ -407,7 +408,7 @@ impl Client {
         match self.stage {
             Stage::Open(_) => self.beat(),
             Stage::Greeting(_) => {
-                warn!(connection = self.id.0, peer = %self.peer, "the handshake took too long");
+                warn!(connection = self.id.0, peer = %self.peer.address, "the handshake took too long");
                 self.stage = Stage::Over;
             }
             Stage::Ending | Stage::Over => self.end(),
@@ -424,7 +425,7 @@ impl Client {
         }
         if !heartbeat.is_zero() {
             if now - self.last_read > 2 * heartbeat + Duration::from_secs(1) {
-                warn!(connection = self.id.0, peer = %self.peer, "missed heartbeats from the client");
+                warn!(connection = self.id.0, peer = %self.peer.address, "missed heartbeats from the client");
                 self.end();
                 return;
             }

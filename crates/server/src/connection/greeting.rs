@@ -1,6 +1,5 @@
 //! The handshake: who is it, and where to?
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use amqp::error::Error;
@@ -14,14 +13,18 @@ use broker::password::PasswordHash;
 use broker::topology::Topology;
 use tracing::{info, warn};
 
+use super::Peer;
 use super::links::Links;
 use crate::auth::Verdict;
 use crate::session::{Identity, Session};
 use crate::shard::Mail;
 use crate::{Shared, boot, escape, random};
 
-/// SASL mechanisms that are offered.
+/// SASL mechanisms that are offered to all.
 const MECHANISMS: &str = "PLAIN AMQPLAIN";
+
+/// Those for who has shown a certificate.
+const MECHANISMS_BY_CERTIFICATE: &str = "PLAIN AMQPLAIN EXTERNAL";
 
 /// Class and method ids of what can be refused.
 const START_OK: (u16, u16) = (10, 11);
@@ -31,7 +34,7 @@ const OPEN: (u16, u16) = (10, 40);
 #[derive(Debug)]
 pub(super) struct Greeting {
     id: ConnectionId,
-    peer: SocketAddr,
+    peer: Peer,
     user: Arc<str>,
     mechanism: String,
     /// The password is being checked: what comes in the meantime stays in the socket.
@@ -43,8 +46,8 @@ pub(super) struct Greeting {
 pub(super) enum Next {
     /// Nothing.
     Wait,
-    /// `connection.start`.
-    Start,
+    /// `connection.start` with these mechanisms.
+    Start(&'static str),
     /// `connection.open-ok`; the session can begin.
     Open(Arc<str>),
     /// `channel.open-ok`.
@@ -54,7 +57,7 @@ pub(super) enum Next {
 }
 
 impl Greeting {
-    pub(super) fn new(id: ConnectionId, peer: SocketAddr) -> Greeting {
+    pub(super) fn new(id: ConnectionId, peer: Peer) -> Greeting {
         Greeting { id, peer, user: Arc::from(""), mechanism: String::new(), checking: false }
     }
 
@@ -71,7 +74,7 @@ impl Greeting {
         links: &Links,
     ) -> Result<Next, Error> {
         match event {
-            Event::ProtocolHeader => Ok(Next::Start),
+            Event::ProtocolHeader => Ok(Next::Start(self.mechanisms())),
             Event::Login { mechanism, response, .. } => {
                 let login = self.login(mechanism, response, shared, topology, links);
                 login.map_err(|error| error.at(START_OK))?;
@@ -88,6 +91,19 @@ impl Greeting {
         }
     }
 
+    fn mechanisms(&self) -> &'static str {
+        if self.peer.name.is_some() { MECHANISMS_BY_CERTIFICATE } else { MECHANISMS }
+    }
+
+    /// The certificate was verified by TLS: its name only has to be a user's.
+    fn login_by_certificate(&mut self, name: &str, shared: &Shared, topology: &Topology, links: &Links) {
+        let confined = access::may_connect(name, self.peer.address.ip(), &shared.config.loopback_users);
+        let right = confined.is_ok() && topology.access().user(name).is_some();
+        self.user = Arc::from(name);
+        self.checking = true;
+        let _ = links.mailbox().send(Mail::Login(right));
+    }
+
     fn login(
         &mut self,
         mechanism: &str,
@@ -96,6 +112,11 @@ impl Greeting {
         topology: &Topology,
         links: &Links,
     ) -> Result<(), Error> {
+        mechanism.clone_into(&mut self.mechanism);
+        if let ("EXTERNAL", Some(name)) = (mechanism, self.peer.name.clone()) {
+            self.login_by_certificate(&name, shared, topology, links);
+            return Ok(());
+        }
         let Credentials { user, password } = match mechanism {
             "PLAIN" => sasl::parse_plain(response)?,
             "AMQPLAIN" => sasl::parse_amqplain(response)?,
@@ -104,12 +125,11 @@ impl Greeting {
             }
         };
         self.user = Arc::from(&*user);
-        mechanism.clone_into(&mut self.mechanism);
         self.checking = true;
-        let confined = access::may_connect(&user, self.peer.ip(), &shared.config.loopback_users);
+        let confined = access::may_connect(&user, self.peer.address.ip(), &shared.config.loopback_users);
         let hash = topology.access().user(&user).map(|user| user.password.clone());
         let hash = hash.filter(|_| confined.is_ok());
-        let (shared, mailbox, peer) = (Arc::clone(shared), links.mailbox(), self.peer.ip());
+        let (shared, mailbox, peer) = (Arc::clone(shared), links.mailbox(), self.peer.address.ip());
         tokio::spawn(async move {
             let verdict = shared.logins.verify(peer, hash.clone(), password.clone()).await;
             let _ = mailbox.send(Mail::Login(verdict != Verdict::Wrong));
@@ -123,7 +143,7 @@ impl Greeting {
     /// The password was checked.
     pub(super) fn verified(&mut self, right: bool, connection: &mut Connection, out: &mut Vec<u8>) {
         self.checking = false;
-        let (peer, user) = (self.peer, escape(&self.user));
+        let (peer, user) = (self.peer.address, escape(&self.user));
         if right {
             info!(connection = self.id.0, %peer, user, "logged in");
             connection.accept_login(out);
@@ -167,7 +187,7 @@ async fn strengthen(shared: &Shared, user: Arc<str>, old: PasswordHash, password
 }
 
 /// Offers the mechanisms.
-pub(super) fn send_start(connection: &mut Connection, out: &mut Vec<u8>, shared: &Shared) {
+pub(super) fn send_start(connection: &mut Connection, out: &mut Vec<u8>, shared: &Shared, mechanisms: &str) {
     let properties = TableBuilder::new()
         .with("capabilities", amqp::capabilities::Capabilities::ALL.to_table().as_table())
         .with("product", shared.config.product.as_str())
@@ -175,5 +195,5 @@ pub(super) fn send_start(connection: &mut Connection, out: &mut Vec<u8>, shared:
         .with("platform", "Rust")
         .with("cluster_name", shared.config.cluster_name.as_str())
         .with("information", "Leveret, a message broker. Licensed under the Apache License 2.0.");
-    connection.send_start(out, properties.as_table(), MECHANISMS);
+    connection.send_start(out, properties.as_table(), mechanisms);
 }

@@ -1,11 +1,9 @@
 //! Bytes from a socket, without waiting.
 
 use std::cell::RefCell;
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind};
 
-use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
+use super::stream::Stream;
 
 /// Most that one read takes, bytes.
 pub(super) const READ_SIZE: usize = 256 << 10;
@@ -47,7 +45,7 @@ impl Input {
     /// Reads up to `size_max` bytes once and gives all there is to `parse`, which says how much it used.
     pub(super) fn read(
         &mut self,
-        stream: &TcpStream,
+        stream: &mut Stream,
         size_max: usize,
         parse: impl FnOnce(&[u8]) -> usize,
     ) -> io::Result<Read> {
@@ -58,7 +56,7 @@ impl Input {
                 scratch.resize(left + size_max, 0);
             }
             scratch[..left].copy_from_slice(&self.left);
-            let size = match receive(stream, &mut scratch[left..left + size_max]) {
+            let size = match stream.try_read(&mut scratch[left..left + size_max]) {
                 Ok(0) => return Ok(Read::End),
                 Ok(size) => size,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
@@ -90,18 +88,4 @@ impl Input {
             self.left.extend_from_slice(rest);
         }
     }
-}
-
-/// Reads what has arrived. What leaves room in the buffer was all: the socket counts as not readable from then on, which
-/// saves the read that would find nothing.
-fn receive(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut all = None;
-    let outcome = stream.try_io(Interest::READABLE, || match (&*SockRef::from(stream)).read(buffer) {
-        Ok(size) if 0 < size && size < buffer.len() => {
-            all = Some(size);
-            Err(ErrorKind::WouldBlock.into())
-        }
-        outcome => outcome,
-    });
-    all.map_or(outcome, Ok)
 }

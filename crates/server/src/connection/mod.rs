@@ -4,6 +4,7 @@ mod client;
 mod greeting;
 mod input;
 mod links;
+mod stream;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use broker::id::ConnectionId;
 use broker::topology::Topology;
 use tokio::io::{Interest, Ready};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Sleep, sleep_until};
@@ -25,9 +25,18 @@ use crate::shard::Mail;
 use client::Client;
 use input::{Input, Read};
 use links::Links;
+pub(crate) use stream::{Stream, TlsStream};
 
 /// Mails taken at once.
 const MAIL_MAX: usize = 64;
+
+/// Who connects.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// The login name that its certificate stands for, if it showed one.
+    pub(crate) name: Option<String>,
+}
 
 /// What the task waited for.
 enum Woken {
@@ -41,7 +50,8 @@ enum Woken {
 }
 
 /// Serves a client until it goes.
-pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, id: ConnectionId, shared: Arc<Shared>) {
+pub(crate) async fn serve(stream: Stream, peer: Peer, id: ConnectionId, shared: Arc<Shared>) {
+    let address = peer.address;
     let (links, mail) = Links::new(id, shared.shards.clone(), shared.meta.clone());
     let (topology, alarms, stop) = (shared.meta.topology(), shared.alarms.clone(), shared.stop.clone());
     let client = Client::new(id, peer, links, shared);
@@ -57,13 +67,13 @@ pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, id: ConnectionId,
         client,
     };
     match task.run().await {
-        Ok(()) => info!(connection = id.0, %peer, "closed"),
-        Err(error) => info!(connection = id.0, %peer, %error, "closed by an error of the socket"),
+        Ok(()) => info!(connection = id.0, peer = %address, "closed"),
+        Err(error) => info!(connection = id.0, peer = %address, %error, "closed by an error of the socket"),
     }
 }
 
 struct Task {
-    stream: TcpStream,
+    stream: Stream,
     input: Input,
     topology: watch::Receiver<Topology>,
     alarms: watch::Receiver<Alarms>,
@@ -85,6 +95,9 @@ impl Task {
                 self.client.end();
             }
         }
+        if outcome.is_ok() {
+            self.stream.close().await;
+        }
         outcome
     }
 
@@ -96,7 +109,8 @@ impl Task {
 
     async fn select(&mut self) -> io::Result<Woken> {
         let readable = self.client.can_read().then_some(Interest::READABLE);
-        let writable = (!self.client.output.is_empty()).then_some(Interest::WRITABLE);
+        let writes = !self.client.output.is_empty() || self.stream.wants_write();
+        let writable = writes.then_some(Interest::WRITABLE);
         let interest = match (readable, writable) {
             (Some(read), Some(write)) => Some(read | write),
             (one, other) => one.or(other),
@@ -124,6 +138,7 @@ impl Task {
         }
         match woken {
             Woken::Socket(ready) => {
+                self.stream.try_flush()?;
                 if (ready.is_readable() || ready.is_read_closed()) && self.client.can_read() {
                     self.read()?;
                 }
@@ -141,7 +156,7 @@ impl Task {
     fn read(&mut self) -> io::Result<()> {
         let client = &mut self.client;
         let size_max = client.read_size();
-        if self.input.read(&self.stream, size_max, |bytes| client.parse(bytes))? == Read::End {
+        if self.input.read(&mut self.stream, size_max, |bytes| client.parse(bytes))? == Read::End {
             debug!(connection = client.id().0, "the client has closed its socket");
             client.end();
         }
@@ -154,7 +169,7 @@ impl Task {
         loop {
             self.reparse();
             let held_up = !self.client.can_read();
-            self.client.flush(&self.stream)?;
+            self.client.flush(&mut self.stream)?;
             // Writing may have made room for more answers.
             if !(held_up && self.client.can_read()) {
                 return Ok(());

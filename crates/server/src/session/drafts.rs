@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use broker::message::{Messages, Parts};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::outgoing::Route;
 
 /// Runs that grow at the same time: what one client publishes in turn to more queues than this, goes in shorter runs.
 const OPEN_MAX: usize = 8;
+
+/// Bytes of a run, unless one message is larger: what is handed out in one piece, and what a message that stays behind
+/// can keep in memory.
+const RUN_SIZE_MAX: usize = 256 << 10;
 
 /// Places for runs that a session keeps between reads.
 const IDLE_MAX: usize = 16;
@@ -30,7 +34,7 @@ pub(super) struct Drafts {
     open: usize,
     /// The one that grew last.
     last: usize,
-    /// Bytes of the largest in the last round.
+    /// Bytes of the first in the last round: most clients publish to one queue at a time.
     size_hint: usize,
 }
 
@@ -44,7 +48,12 @@ impl Drafts {
     /// Encodes a message.
     pub(super) fn add(&mut self, route: &Route, parts: &Parts<'_>, persistent: bool) {
         if !self.all.get(self.last).is_some_and(|draft| draft.fits(route, persistent)) {
-            self.last = self.find(route, persistent);
+            self.last = self.find(route, parts, persistent);
+        }
+        let last = &self.all[self.last];
+        if last.count > 0 && last.buffer.len() + parts.encoded_len() > RUN_SIZE_MAX {
+            self.open = 0;
+            self.last = self.find(route, parts, persistent);
         }
         let draft = &mut self.all[self.last];
         parts.encode(&mut draft.buffer);
@@ -53,10 +62,12 @@ impl Drafts {
 
     /// Gives out all that was added.
     pub(super) fn finish(&mut self, mut take: impl FnMut(&Draft, Messages)) {
-        self.size_hint = 0;
+        self.size_hint = self.all.first().map_or(0, |draft| draft.buffer.len().min(RUN_SIZE_MAX));
         for mut draft in self.all.drain(..) {
-            self.size_hint = self.size_hint.max(draft.buffer.len());
-            let bytes = std::mem::take(&mut draft.buffer).freeze();
+            let buffer = std::mem::take(&mut draft.buffer);
+            // Messages can stay for long: they keep no room that nobody uses.
+            let has_slack = buffer.capacity() > 2 * buffer.len();
+            let bytes = if has_slack { Bytes::copy_from_slice(&buffer) } else { buffer.freeze() };
             take(&draft, Messages::encoded(bytes, draft.count));
         }
         self.all.shrink_to(IDLE_MAX);
@@ -64,7 +75,7 @@ impl Drafts {
     }
 
     /// The open run where a message belongs, opened if there is none.
-    fn find(&mut self, route: &Route, persistent: bool) -> usize {
+    fn find(&mut self, route: &Route, parts: &Parts<'_>, persistent: bool) -> usize {
         let first_open = self.all.len() - self.open;
         let fits = |draft: &Draft| draft.fits(route, persistent);
         if let Some(at) = self.all[first_open..].iter().position(fits) {
@@ -75,7 +86,8 @@ impl Drafts {
             self.open = 0;
         }
         self.open += 1;
-        let buffer = BytesMut::with_capacity(self.size_hint);
+        let expected = if self.all.is_empty() { self.size_hint } else { 0 };
+        let buffer = BytesMut::with_capacity(expected.max(parts.encoded_len()));
         self.all.push(Draft { route: Arc::clone(route), persistent, buffer, count: 0 });
         self.all.len() - 1
     }
@@ -152,6 +164,26 @@ mod tests {
             [8]: 3
             [7]!: 4"#]],
         );
+    }
+
+    #[test]
+    fn a_run_has_a_limit_and_no_slack() {
+        let (mut drafts, body) = (Drafts::default(), vec![7; 100 << 10]);
+        let routes = [route(&[1]), route(&[2])];
+        let mut round = |sizes: &[(usize, usize)]| {
+            for (queue, size) in sizes {
+                let parts = Parts { route: &[0, 0], properties: &[0, 0], body: &body[..*size] };
+                drafts.add(&routes[*queue], &parts, false);
+            }
+            let mut counts = Vec::new();
+            drafts.finish(|_, messages| counts.push((messages.count(), messages.size())));
+            counts
+        };
+        let large = round(&[(0, 100 << 10); 5]);
+        assert_eq!(large.iter().map(|(count, _)| *count).collect::<Vec<_>>(), [2, 2, 1]);
+        assert!(large.iter().all(|(_, size)| *size <= RUN_SIZE_MAX));
+        assert_eq!(round(&[(0, 1), (1, 1), (0, 1)]), [(2, 30), (1, 15)]);
+        assert!(drafts.size_hint <= 30, "{}", drafts.size_hint);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use server::config::Config;
-use server::{Failure, Server};
+use server::{Failure, Reload, Server};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -15,6 +15,8 @@ use crate::within;
 /// A running broker. Its data outlives it: `stop` gives back the directory, for another.
 pub(crate) struct Broker {
     pub(crate) address: SocketAddr,
+    pub(crate) tls_address: Option<SocketAddr>,
+    pub(crate) reload: Reload,
     directory: TempDir,
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<(), Failure>>,
@@ -49,10 +51,10 @@ impl Broker {
         let mut config = config(directory.path());
         change(&mut config);
         let server = Server::start(config).await.unwrap();
-        let address = server.address();
+        let (address, tls_address, reload) = (server.address(), server.tls_address(), server.reload());
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async move { drop(stopped.await) }));
-        Broker { address, directory, stop, running }
+        Broker { address, tls_address, reload, directory, stop, running }
     }
 
     pub(crate) fn directory(&self) -> &Path {

@@ -19,6 +19,7 @@ mod limits;
 mod paging;
 mod restart;
 mod shards;
+mod tls;
 mod transactions;
 
 use std::future::Future;

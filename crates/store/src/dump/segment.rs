@@ -5,9 +5,8 @@ use std::path::Path;
 
 use crate::disk::{Disk, File};
 use crate::error::{Error, Kind, Result};
-use crate::segment::{
-    Chunk, FILE_HEADER_SIZE, FORMAT_VERSION, FileHeader, HeaderRead, Id, Name, Place, Reader,
-};
+use crate::header::{FILE_HEADER_SIZE, HeaderRead};
+use crate::segment::{Chunk, FORMAT_VERSION, FileHeader, Id, Name, Place, Reader};
 
 /// Bytes that are read at once.
 const WINDOW: usize = 1 << 20;

@@ -32,11 +32,11 @@
 use crc_fast::crc32_iscsi;
 
 use super::{Id, Name};
+use crate::header::{self, FILE_HEADER_SIZE, HeaderRead};
 
 /// The version of the segment format that this crate writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;
 
-pub(crate) const FILE_HEADER_SIZE: usize = 64;
 pub(super) const BLOCK_HEADER_SIZE: usize = 32;
 pub(super) const TABLE_ENTRY_SIZE: usize = 8;
 const FILE_MAGIC: [u8; 4] = *b"LEVS";
@@ -48,40 +48,17 @@ pub(crate) struct FileHeader {
     pub(crate) id: Id,
 }
 
-/// What the first bytes of a file are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HeaderRead {
-    Valid(FileHeader),
-    /// Whole, but in a format that this version does not know.
-    Newer(u16),
-    Damaged,
-}
-
 impl FileHeader {
     pub(crate) fn encode(&self) -> [u8; FILE_HEADER_SIZE] {
-        let mut bytes = [0; FILE_HEADER_SIZE];
-        bytes[..4].copy_from_slice(&FILE_MAGIC);
-        bytes[4..6].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        bytes[8..32].copy_from_slice(&identity(&self.id));
-        let checksum = crc32_iscsi(&bytes[..60]);
-        bytes[60..].copy_from_slice(&checksum.to_le_bytes());
-        bytes
+        header::encode(FILE_MAGIC, FORMAT_VERSION, |bytes| bytes[8..32].copy_from_slice(&identity(&self.id)))
     }
 
-    /// Reads the header of a file that begins with `bytes` (fewer than 64 are a damaged header).
-    pub(crate) fn decode(bytes: &[u8]) -> HeaderRead {
-        let Some(bytes) = bytes.first_chunk::<FILE_HEADER_SIZE>() else {
-            return HeaderRead::Damaged;
-        };
-        if bytes[..4] != FILE_MAGIC || crc32_iscsi(&bytes[..60]).to_le_bytes() != bytes[60..] {
-            return HeaderRead::Damaged;
-        }
-        let format = u16::from_le_bytes([bytes[4], bytes[5]]);
-        if format != FORMAT_VERSION {
-            return HeaderRead::Newer(format);
-        }
-        let name = Name { queue: u64_at(bytes, 8), number: u64_at(bytes, 16) };
-        HeaderRead::Valid(FileHeader { id: Id { name, incarnation: u64_at(bytes, 24) } })
+    /// See [`header::decode`].
+    pub(crate) fn decode(bytes: &[u8]) -> HeaderRead<FileHeader> {
+        header::decode(bytes, FILE_MAGIC, FORMAT_VERSION, |bytes| {
+            let name = Name { queue: u64_at(bytes, 8), number: u64_at(bytes, 16) };
+            FileHeader { id: Id { name, incarnation: u64_at(bytes, 24) } }
+        })
     }
 }
 

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use crc_fast::crc32_iscsi;
 
 use super::format::{
-    BLOCK_HEADER_SIZE, BLOCK_MAGIC, BlockHeader, FILE_HEADER_SIZE, FORMAT_VERSION, FileHeader, HeaderRead,
-    TABLE_ENTRY_SIZE, TableEntry,
+    BLOCK_HEADER_SIZE, BLOCK_MAGIC, BlockHeader, FORMAT_VERSION, FileHeader, TABLE_ENTRY_SIZE, TableEntry,
 };
 use super::{Damage, Id, Place};
 use crate::disk::{Disk, File};
 use crate::error::{Error, Kind, Result};
+use crate::header::{FILE_HEADER_SIZE, HeaderRead};
 
 /// The smallest window: a header must fit in.
 const WINDOW_MIN: usize = 4096;

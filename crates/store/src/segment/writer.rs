@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use crc_fast::crc32_iscsi;
 
-use super::format::{BLOCK_HEADER_SIZE, BlockHeader, FILE_HEADER_SIZE, FileHeader, TableEntry};
+use super::format::{BLOCK_HEADER_SIZE, BlockHeader, FileHeader, TableEntry};
 use super::{Extent, Id, Name, Place, list};
 use crate::disk::{Disk, File};
 use crate::error::{Error, Result};
+use crate::header::FILE_HEADER_SIZE;
 
 /// A block ends after this many messages, so that a table stays below 32 KiB however small they are.
 const BLOCK_COUNT_MAX: usize = 4096;

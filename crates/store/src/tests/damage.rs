@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-use crate::format::{FILE_HEADER_SIZE, MARK_SIZE, file_name};
+use crate::format::{MARK_SIZE, file_name};
+use crate::header::FILE_HEADER_SIZE;
 use crate::sim::{Random, SimDisk};
 use crate::testing::{Journal, Kept, small_files};
 use crate::{Disk, Lsn, Options, Recovered, Result};

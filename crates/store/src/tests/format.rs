@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use crate::format::{self, FileHeader, HeaderRead, MARK_SIZE, base_of, file_name, record_at};
+use crate::format::{self, FileHeader, MARK_SIZE, base_of, file_name, record_at};
+use crate::header::HeaderRead;
 use crate::scan::{self, End};
 use crate::{Lsn, PAYLOAD_SIZE_MAX, Tail};
 
