@@ -13,6 +13,7 @@ pub mod error;
 pub mod id;
 pub mod message;
 pub mod meta;
+pub mod page;
 pub mod password;
 pub mod queue;
 pub mod record;

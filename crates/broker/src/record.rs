@@ -4,15 +4,18 @@
 //! Enqueue   | count u16 | (queue u64, first u64) x count | messages, see message.rs   |
 //! Settle    | queue u64 | (first u64, count u32) x n                                  |
 //! Delivered | queue u64 | last u64                                                    |
+//! Spilled   | queue u64 | segment: number u64, incarnation u64 | from: offset u64, sequence u64 |
+//!           | to: offset u64, sequence u64 | (first u64, count u32) x n                |
 //! ```
 //!
-//! Integers are big-endian. All three are version 1. A sequence number counts the messages of one queue; those of an
+//! Integers are big-endian. All four are version 1. A sequence number counts the messages of one queue; those of an
 //! Enqueue follow each other in each of its queues.
 
 use bytes::Bytes;
 
 use crate::id::QueueId;
 use crate::message::Messages;
+use crate::page::{Extent, Place, Segment};
 
 /// A place in the log, in bytes since its beginning; grows, and is never given out twice.
 pub type Position = u64;
@@ -60,6 +63,15 @@ pub enum Record {
         /// Highest sequence number given out.
         last: u64,
     },
+    /// Messages are durable in a segment: what earlier records hold of them does not matter any more.
+    Spilled {
+        /// The queue.
+        queue: QueueId,
+        /// Where in which segment.
+        extent: Extent,
+        /// Which messages; others there do not survive.
+        spans: Vec<Span>,
+    },
 }
 
 /// Kind of [`Record::Enqueue`] in the log.
@@ -68,6 +80,8 @@ pub const ENQUEUE: u8 = 1;
 pub const SETTLE: u8 = 2;
 /// Kind of [`Record::Delivered`] in the log.
 pub const DELIVERED: u8 = 3;
+/// Kind of [`Record::Spilled`] in the log.
+pub const SPILLED: u8 = 4;
 
 /// Writes [`Record::Enqueue`] without building it, for messages of which the first comes `nth` after the one with these
 /// sequence numbers. `scratch` is reused from call to call.
@@ -92,11 +106,33 @@ pub fn append_enqueue(
 pub fn append_settle(log: &mut impl Log, scratch: &mut Vec<u8>, queue: QueueId, spans: &[Span]) -> Position {
     scratch.clear();
     scratch.extend_from_slice(&queue.0.to_be_bytes());
-    for span in spans {
-        scratch.extend_from_slice(&span.first.to_be_bytes());
-        scratch.extend_from_slice(&span.count.to_be_bytes());
-    }
+    put_spans(scratch, spans);
     log.append(SETTLE, &[scratch])
+}
+
+/// Writes [`Record::Spilled`] without building it.
+pub fn append_spilled(
+    log: &mut impl Log,
+    scratch: &mut Vec<u8>,
+    queue: QueueId,
+    extent: &Extent,
+    spans: &[Span],
+) -> Position {
+    let Extent { segment, from, to } = extent;
+    scratch.clear();
+    let places = [from.offset, from.sequence, to.offset, to.sequence];
+    for number in [queue.0, segment.number, segment.incarnation].into_iter().chain(places) {
+        scratch.extend_from_slice(&number.to_be_bytes());
+    }
+    put_spans(scratch, spans);
+    log.append(SPILLED, &[scratch])
+}
+
+fn put_spans(out: &mut Vec<u8>, spans: &[Span]) {
+    for span in spans {
+        out.extend_from_slice(&span.first.to_be_bytes());
+        out.extend_from_slice(&span.count.to_be_bytes());
+    }
 }
 
 /// Writes [`Record::Delivered`] without building it.
@@ -123,6 +159,7 @@ impl Record {
                 let (last, rest) = take_u64(rest)?;
                 rest.is_empty().then_some(Record::Delivered { queue: QueueId(queue), last })
             }
+            SPILLED => decode_spilled(payload),
             _ => None,
         }
     }
@@ -143,7 +180,26 @@ fn decode_enqueue(payload: &[u8]) -> Option<Record> {
 }
 
 fn decode_settle(payload: &[u8]) -> Option<Record> {
-    let (queue, mut rest) = take_u64(payload)?;
+    let (queue, rest) = take_u64(payload)?;
+    Some(Record::Settle { queue: QueueId(queue), spans: take_spans(rest)? })
+}
+
+fn decode_spilled(payload: &[u8]) -> Option<Record> {
+    let mut rest = payload;
+    let mut numbers = [0; 7];
+    for number in &mut numbers {
+        (*number, rest) = take_u64(rest)?;
+    }
+    let [queue, number, incarnation, from_offset, from_sequence, to_offset, to_sequence] = numbers;
+    let extent = Extent {
+        segment: Segment { number, incarnation },
+        from: Place { offset: from_offset, sequence: from_sequence },
+        to: Place { offset: to_offset, sequence: to_sequence },
+    };
+    Some(Record::Spilled { queue: QueueId(queue), extent, spans: take_spans(rest)? })
+}
+
+fn take_spans(mut rest: &[u8]) -> Option<Vec<Span>> {
     let mut spans = Vec::new();
     while !rest.is_empty() {
         let (first, after) = take_u64(rest)?;
@@ -155,7 +211,7 @@ fn decode_settle(payload: &[u8]) -> Option<Record> {
         spans.push(Span { first, count });
         rest = after;
     }
-    Some(Record::Settle { queue: QueueId(queue), spans })
+    Some(spans)
 }
 
 fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
@@ -217,6 +273,9 @@ mod tests {
         tidy(&mut spans);
         append_settle(&mut log, &mut scratch, QueueId(7), &spans);
         append_delivered(&mut log, QueueId(7), 2);
+        let (from, to) = (Place { offset: 64, sequence: 4 }, Place { offset: 900, sequence: 10 });
+        let extent = Extent { segment: Segment { number: 3, incarnation: 0xabcd }, from, to };
+        append_spilled(&mut log, &mut scratch, QueueId(7), &extent, &spans[1..]);
         log.0
     }
 
@@ -235,6 +294,7 @@ mod tests {
             1: 00 02 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 00 00 00 01 2c 00 00 00 11 00 03 00 00 00 02 00 01 71 00 00 68 69
             2: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 01 00 00 00 02 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
             3: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 02
+            4: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 ab cd 00 00 00 00 00 00 00 40 00 00 00 00 00 00 00 04 00 00 00 00 00 00 03 84 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
         "#]]
         .assert_eq(&text);
     }
@@ -243,16 +303,18 @@ mod tests {
     fn what_was_written_is_read() {
         let read: Vec<_> =
             written().iter().map(|(kind, payload)| Record::decode(*kind, VERSION, payload)).collect();
-        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1, buffer: 17 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 })]"#]]
+        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1, buffer: 17 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 }), Some(Spilled { queue: QueueId(7), extent: Extent { segment: Segment { number: 3, incarnation: 43981 }, from: Place { offset: 64, sequence: 4 }, to: Place { offset: 900, sequence: 10 } }, spans: [Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] })]"#]]
         .assert_eq(&format!("{read:?}"));
     }
 
     #[test]
-    fn a_record_cut_anywhere_is_refused_or_a_shorter_settle() {
+    fn a_record_cut_anywhere_is_refused_or_names_fewer_messages() {
         for (kind, payload) in written() {
             for end in 0..payload.len() {
                 let read = Record::decode(kind, VERSION, &payload[..end]);
-                let fewer_spans = kind == SETTLE && end >= 8 && (end - 8) % 12 == 0;
+                let head = if kind == SPILLED { 56 } else { 8 };
+                let has_spans = matches!(kind, SETTLE | SPILLED);
+                let fewer_spans = has_spans && end >= head && (end - head) % 12 == 0;
                 assert_eq!(read.is_some(), fewer_spans, "kind {kind} cut at {end}");
             }
         }

@@ -1,11 +1,13 @@
 //! Random commands against a shard and a plain model of it: invariants after every step, restarts from the log in
-//! between, and a drain at the end that finds every message once.
+//! between, and a drain at the end that finds every message once. Memory is tiny, so that nearly all goes to a disk, which
+//! is a map that answers late, and sometimes refuses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use broker::id::{ConnectionId, QueueId};
 use broker::message::{Message, Messages, Parts};
+use broker::page::{Answer, Extent, Limits, Order, Place, Run, Segment};
 use broker::queue::{Options, Subscription};
 use broker::record::{Log, Position, Record, Span, VERSION};
 use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Reply, Request, Shard};
@@ -44,7 +46,78 @@ enum Step {
     Disconnect { connection: u64 },
     Written { connection: u64 },
     CopyForward,
+    Carry { count: u8, refuse: bool },
+    Hear { count: u8 },
     Restart,
+}
+
+/// Room for about six messages of a queue.
+const LIMITS: Limits =
+    Limits { queue: 330, keep: 110, tail: 110, spill: 220, front: 110, in_flight: 440, hold: 900 };
+
+/// Messages after which a segment is full, and those that one read gives.
+const SEGMENT_LEN: usize = 16;
+const WINDOW: usize = 3;
+
+/// What a queue may hold in memory when the disk has caught up, bytes: its limit, and a run at each end.
+const MEMORY_MAX: u64 = LIMITS.queue + LIMITS.tail + 2 * 9 * 55;
+
+/// Segments as they are on a disk, and who carries out what the shard wants of them.
+#[derive(Default)]
+struct Pager {
+    segments: BTreeMap<(QueueId, Segment), Vec<Run>>,
+    answers: VecDeque<Answer>,
+    last_number: u64,
+    life: u64,
+}
+
+impl Pager {
+    fn carry_out(&mut self, order: Order, refuse: bool) {
+        match order {
+            Order::Spill { queue, token, .. } if refuse => {
+                self.answers.push_back(Answer::Refused { queue, token });
+                self.answers.push_back(Answer::TryAgain);
+            }
+            Order::Spill { queue, token, runs } => {
+                let extent = self.append(queue, runs);
+                self.answers.push_back(Answer::Spilled { queue, token, extent });
+            }
+            Order::Read { queue, token, extent } => {
+                let segment = self.segments.get(&(queue, extent.segment)).expect("what is wanted is there");
+                let from = usize::try_from(extent.from.offset).expect("a place is an index");
+                let to = usize::try_from(extent.to.offset).expect("a place is an index").min(from + WINDOW);
+                let wanted = |run: &&Run| run.first >= extent.from.sequence;
+                let runs = segment[from..to].iter().filter(wanted).cloned().collect();
+                let sequence = segment[to - 1].first + 1;
+                let next = Place { offset: to as u64, sequence: sequence.max(extent.from.sequence) };
+                self.answers.push_back(Answer::Read { queue, token, runs, next });
+            }
+            Order::Remove { queue, segment } => drop(self.segments.remove(&(queue, segment))),
+        }
+    }
+
+    /// Adds messages, one by one, to the last segment of the queue, or to a new one.
+    fn append(&mut self, queue: QueueId, runs: Vec<Run>) -> Extent {
+        let of_it = |((of, segment), messages): &(&(QueueId, Segment), &Vec<Run>)| {
+            let goes_on = messages.last().is_some_and(|last| last.first < runs[0].first);
+            *of == queue && segment.incarnation == self.life && messages.len() < SEGMENT_LEN && goes_on
+        };
+        let found = self.segments.iter().filter(of_it).map(|((_, segment), _)| *segment).next_back();
+        let segment = found.unwrap_or_else(|| {
+            self.last_number += 1;
+            Segment { number: self.last_number, incarnation: self.life }
+        });
+        let messages = self.segments.entry((queue, segment)).or_default();
+        let from = Place { offset: messages.len() as u64, sequence: runs[0].first };
+        for run in runs {
+            for (first, one) in (run.first..).zip(run.messages.singles()) {
+                assert!(messages.last().is_none_or(|last| last.first < first), "a segment ascends");
+                messages.push(Run { first, flags: run.flags, messages: one });
+            }
+        }
+        let sequence = messages.last().expect("there is a run").first + 1;
+        Extent { segment, from, to: Place { offset: messages.len() as u64, sequence } }
+    }
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -66,6 +139,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => connection().prop_map(|connection| Step::Disconnect { connection }),
         2 => connection().prop_map(|connection| Step::Written { connection }),
         1 => Just(Step::CopyForward),
+        8 => (1..4u8, 0..8u8).prop_map(|(count, refuse)| Step::Carry { count, refuse: refuse == 0 }),
+        8 => (1..4u8).prop_map(|count| Step::Hear { count }),
         1 => Just(Step::Restart),
     ]
 }
@@ -81,6 +156,7 @@ struct Waiting {
 struct World {
     shard: Shard,
     journal: Journal,
+    pager: Pager,
     /// What must be in each queue, waiting or unacked: message number and what is known of it.
     alive: BTreeMap<u64, BTreeMap<u64, Waiting>>,
     /// What each connection holds: queue, sequence number, message number.
@@ -115,6 +191,7 @@ impl World {
 
     /// Queue 0 is transient, the others are durable.
     fn open_queues(&mut self) {
+        self.shard.limit_paging(LIMITS);
         for queue in 0..QUEUES {
             let options =
                 Options { label: format!("queue '{queue}'"), durable: queue > 0, auto_delete: false };
@@ -172,9 +249,35 @@ impl World {
                 self.journal.records.retain(|(position, _, _)| *position >= end);
                 self.round();
             }
+            Step::Carry { count, refuse } => {
+                (0..count).all(|_| self.carry(refuse));
+            }
+            Step::Hear { count } => {
+                (0..count).all(|_| self.hear());
+            }
             Step::Restart => self.restart(),
         }
         self.shard.check();
+    }
+
+    fn carry(&mut self, refuse: bool) -> bool {
+        let order = self.shard.poll_page();
+        let any = order.is_some();
+        order.into_iter().for_each(|order| self.pager.carry_out(order, refuse));
+        any
+    }
+
+    fn hear(&mut self) -> bool {
+        let answer = self.pager.answers.pop_front();
+        let any = answer.is_some();
+        answer.into_iter().for_each(|answer| self.shard.paged(answer, &mut self.journal));
+        self.round();
+        any
+    }
+
+    /// The disk has nothing left to do.
+    fn settle_pager(&mut self) {
+        while self.carry(false) || self.hear() {}
     }
 
     fn consume(&mut self, connection: u64, queue: u64, prefetch: u32, no_ack: bool, priority: i32) {
@@ -316,6 +419,14 @@ impl World {
             self.shard.recover(*position, record);
         }
         self.shard.recovered();
+        let known: BTreeSet<_> = self.shard.segments().into_iter().collect();
+        assert!(
+            known.iter().all(|segment| self.pager.segments.contains_key(segment)),
+            "a segment is missing"
+        );
+        self.pager.segments.retain(|segment, _| known.contains(segment));
+        self.pager.answers.clear();
+        self.pager.life += 1;
         self.held.clear();
         self.consumers.clear();
         self.unwritten.clear();
@@ -337,7 +448,15 @@ impl World {
             loop {
                 let get = Request::Get { queue: QueueId(queue), channel: 1, no_ack: false };
                 self.shard.handle(ConnectionId(77), Command::Request(0, get), &mut self.journal);
-                let (_, effects) = self.shard.poll_effects().expect("an answer");
+                let mut answer = self.shard.poll_effects();
+                while answer.is_none() {
+                    self.shard.finish_round(&mut self.journal);
+                    while self.carry(false) {}
+                    let paged = self.pager.answers.pop_front().expect("a read");
+                    self.shard.paged(paged, &mut self.journal);
+                    answer = self.shard.poll_effects();
+                }
+                let (_, effects) = answer.expect("just seen");
                 let Some(Effect::Reply(_, Ok(Reply::Got(got, _)))) = effects.into_iter().next() else {
                     panic!("an answer")
                 };
@@ -367,18 +486,30 @@ impl World {
         for connection in 0..CONNECTIONS {
             self.step(Step::Disconnect { connection });
         }
+        self.settle_pager();
+        assert!(!self.shard.holds_publishers(), "a disk that has answered holds nobody");
+        let in_memory = self.shard.message_bytes();
+        assert!(in_memory <= QUEUES * MEMORY_MAX, "{in_memory} bytes in memory");
         for queue in 0..QUEUES {
             let expected: Vec<u64> = self.alive.entry(queue).or_default().keys().copied().collect();
             let mut drained = Vec::new();
             for _ in &expected {
                 self.step(Step::Get { connection: 0, queue, no_ack: false });
+                self.settle_pager();
                 drained.extend(self.held[&0].last().map(|held| held.2));
                 self.step(Step::Settle { connection: 0, pick: 0, count: 1 });
             }
             assert_eq!(drained, expected, "queue {queue}");
             assert!(self.alive[&queue].is_empty());
         }
+        self.settle_pager();
         assert_eq!((self.shard.live_bytes(), self.shard.message_bytes()), (0, 0), "nothing stays behind");
+        assert_eq!(self.shard.lost(), 0, "a disk without faults");
+        assert!(
+            self.pager.segments.is_empty(),
+            "segments that nobody wants: {:?}",
+            self.pager.segments.keys()
+        );
     }
 }
 

@@ -75,7 +75,7 @@ pub(crate) struct Written {
     #[arg(long, env = "LEVERET_SHARDS", value_name = "COUNT")]
     shards: Option<usize>,
 
-    /// Size of a journal file, at least 1MiB [default: 64MiB]
+    /// Size of a journal file, at least 1MiB [default: 32MiB]
     #[arg(long, env = "LEVERET_JOURNAL_FILE_SIZE", value_name = "BYTES")]
     journal_file_size: Option<Size>,
 

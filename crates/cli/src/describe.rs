@@ -4,6 +4,7 @@ use amqp::properties::Properties;
 use broker::arguments::Arguments;
 use broker::message::Message;
 use broker::meta;
+use broker::page::{Extent, Segment};
 use broker::record::{Record, Span};
 use broker::topology::{Binding, Destination, Queue};
 
@@ -42,6 +43,13 @@ fn shard_record(record: &Record) -> String {
             format!("settle in queue {queue} {}", spans.join(", "))
         }
         Record::Delivered { queue, last } => format!("delivered from queue {queue} up to #{last}"),
+        Record::Spilled { queue, extent, spans } => {
+            let Extent { segment: Segment { number, incarnation }, from, to } = extent;
+            let spans: Vec<_> = spans.iter().map(span).collect();
+            let (from, to) = (from.offset, to.offset);
+            let place = format!("segment {number} in incarnation {incarnation:#x}, bytes {from} to {to}");
+            format!("spilled of queue {queue} to {place}: {}", spans.join(", "))
+        }
     }
 }
 

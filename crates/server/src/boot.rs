@@ -51,6 +51,7 @@ pub(crate) async fn start(config: &Config, fatal: &Fatal) -> Result<Owners, Fail
         let (handle, task) = shard::start(shard::Start {
             number,
             directory: &directory,
+            segments: &config.data_dir.join("segments"),
             journal: JournalOptions { journal, file_size: config.journal_file_size },
             queues: recovered.queues().filter(|(queue, _)| queue.shard(count) == number).collect(),
             notices: notices_out.clone(),

@@ -89,7 +89,7 @@ impl Config {
             definitions: None,
             loopback_users: vec!["guest".to_owned()],
             shards: std::thread::available_parallelism().map_or(1, usize::from).min(64),
-            journal_file_size: 64 << 20,
+            journal_file_size: 32 << 20,
             product: "Leveret".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_name: "leveret".to_owned(),

@@ -4,6 +4,7 @@
 //! the `Pending` round to the journal, say `synced` when it is durable, and carry out what the polls give.
 
 use broker::id::{ConnectionId, QueueId};
+use broker::page::{Answer, Limits, Order, Segment};
 use broker::queue::Options;
 use broker::record::{self, Log, Position};
 use broker::shard::{Command, Effect, Notice, Shard};
@@ -82,6 +83,11 @@ impl Recovery {
         Ok(())
     }
 
+    /// How much of its queues the shard keeps in memory.
+    pub fn limit_paging(&mut self, limits: Limits) {
+        self.shard.limit_paging(limits);
+    }
+
     /// All records were replayed; the journal goes on at `next`.
     pub fn finish(mut self, oldest: Lsn, next: Lsn, budget: Budget) -> Ledger {
         self.shard.recovered();
@@ -147,6 +153,21 @@ impl Ledger {
             return (Some(before), None);
         }
         (None, self.shorten())
+    }
+
+    /// See [`Shard::paged`]. What it appends is in the next round.
+    pub fn paged(&mut self, answer: Answer) {
+        self.shard.paged(answer, &mut self.log);
+    }
+
+    /// See [`Shard::poll_page`].
+    pub fn poll_page(&mut self) -> Option<Order> {
+        self.shard.poll_page()
+    }
+
+    /// See [`Shard::segments`].
+    pub fn segments(&self) -> Vec<(QueueId, Segment)> {
+        self.shard.segments()
     }
 
     /// Bytes that were appended and are not yet durable.

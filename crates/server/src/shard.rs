@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
 use broker::meta;
+use broker::page;
 use broker::queue::Options;
 use broker::shard::{Command, Effect, Notice};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -15,8 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::journal::{Journal, Progress};
 use crate::ledger::{Ledger, Pending, Recovery};
-use crate::recovery;
+use crate::pager::{Pager, Pages};
 use crate::{Failure, Fatal};
+use crate::{random, recovery};
 
 /// Bytes of messages that may be on their way from sessions to one shard. When they are taken, sockets are not read.
 /// Few, since whatever a consumer says waits behind them: this much is handled in some ten milliseconds.
@@ -48,6 +50,7 @@ enum Input {
     Open(QueueId, Options),
     Drop(QueueId),
     Journal(Progress),
+    Page(Option<page::Answer>),
 }
 
 /// A shard, as sessions and the meta task see it. It runs as long as a handle is left.
@@ -122,6 +125,8 @@ fn clamp(bytes: usize) -> u32 {
 pub(crate) struct Start<'a> {
     pub(crate) number: usize,
     pub(crate) directory: &'a Path,
+    /// Where the segments of all shards are.
+    pub(crate) segments: &'a Path,
     pub(crate) journal: recovery::JournalOptions,
     /// Durable queues of this shard.
     pub(crate) queues: Vec<(QueueId, Options)>,
@@ -148,6 +153,16 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
             let _ = inbox.send(Input::Journal(news));
         }
     })?;
+    let known = ledger.segments();
+    let directory = start.segments.join(&name);
+    let pages =
+        Pages::open(store::RealDisk, &directory, store::segment::Options::default(), known, random::number)?;
+    let answers = inbox.downgrade();
+    let pager = Pager::new(&name, pages, move |answer| {
+        if let Some(inbox) = answers.upgrade() {
+            let _ = inbox.send(Input::Page(answer));
+        }
+    });
     let message_bytes = Arc::new(AtomicU64::new(ledger.shard().message_bytes()));
     let handle = Handle {
         number: start.number,
@@ -161,6 +176,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         number: handle.number,
         ledger,
         journal,
+        pager,
         inputs,
         deferred: Vec::new(),
         mailboxes: HashMap::new(),
@@ -176,6 +192,7 @@ struct Task {
     number: usize,
     ledger: Ledger,
     journal: Journal,
+    pager: Pager,
     inputs: UnboundedReceiver<Input>,
     /// Commands that came while the disk was behind. Their permits bound them.
     deferred: Vec<Input>,
@@ -196,6 +213,7 @@ impl Task {
             }
             self.apply(&mut round);
         }
+        self.pager.finish();
         self.journal.finish();
     }
 
@@ -213,7 +231,7 @@ impl Task {
         let mut permits = Vec::new();
         for input in round.drain(..) {
             let hold = self.is_behind() || !self.deferred.is_empty();
-            if hold && !matches!(input, Input::Journal(_)) {
+            if hold && !matches!(input, Input::Journal(_) | Input::Page(_)) {
                 self.deferred.push(input);
                 continue;
             }
@@ -249,6 +267,11 @@ impl Task {
                 pending.into_iter().for_each(|pending| self.write(pending));
             }
             Input::Journal(Progress::Failed(error)) => self.fatal.report(error.into()),
+            Input::Page(Some(answer)) => self.ledger.paged(answer),
+            Input::Page(None) => {
+                let what = "the pager thread has panicked: please report this".to_owned();
+                self.fatal.report(Failure(what));
+            }
         }
     }
 
@@ -266,9 +289,14 @@ impl Task {
         while let Some(notice) = self.ledger.poll_notice() {
             let _ = self.notices.send(notice);
         }
+        while let Some(order) = self.ledger.poll_page() {
+            if let Err(error) = self.pager.order(order) {
+                self.fatal.report(Failure(format!("cannot start a thread for the backlog: {error}")));
+            }
+        }
     }
 
     fn is_behind(&self) -> bool {
-        self.ledger.unsynced_bytes() > UNSYNCED_MAX
+        self.ledger.unsynced_bytes() > UNSYNCED_MAX || self.ledger.shard().holds_publishers()
     }
 }

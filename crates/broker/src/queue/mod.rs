@@ -3,16 +3,26 @@
 //! A queue decides nothing that must survive: its shard writes the record and then calls `enqueue`, `settle` and the
 //! like, and so does recovery.
 
+mod backlog;
 mod consumer;
+mod paging;
+mod runs;
 
 pub use consumer::Subscription;
 pub(crate) use consumer::{Consumer, Consumers, Place, Turn};
+pub(crate) use paging::to_page;
 
 use crate::id::QueueId;
 use crate::message::Messages;
+use crate::page::Segment;
 use crate::record::{Position, Span, tidy};
 use crate::sequence::{Sequence, Stretch};
 use crate::shard::Delivery;
+use backlog::Backlog;
+use runs::Runs;
+
+/// What a message takes in memory beside its bytes: its share of a buffer's and a run's bookkeeping.
+const MESSAGE_OVERHEAD: u64 = 32;
 
 /// What a shard must know of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +42,18 @@ impl Options {
     }
 }
 
+/// Where messages are that survive a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// In the log, written one after the other.
+    Log(Logged),
+    /// In a segment.
+    Segment(Segment),
+}
+
 /// Where the log holds messages that were written one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stored {
+pub(crate) struct Logged {
     /// Position of the first record that was written together with theirs.
     pub(crate) position: Position,
     /// How many were written from there to the first of these: with the position it names a message.
@@ -61,14 +80,29 @@ impl Stretch for Run {
 
     fn split_to(&mut self, count: u32) -> Run {
         let first = Run { messages: self.messages.split_to(count), ..*self };
-        if let Some(stored) = &mut self.stored {
-            stored.nth += count;
+        if let Some(Stored::Log(logged)) = &mut self.stored {
+            logged.nth += count;
         }
         first
     }
 
     fn stays(&mut self) {
         self.messages.move_out();
+    }
+}
+
+impl Run {
+    /// Bytes of memory.
+    pub(crate) fn weight(&self) -> u64 {
+        self.messages.size() as u64 + u64::from(self.messages.count()) * MESSAGE_OVERHEAD
+    }
+
+    /// Where the log holds them, if it does.
+    pub(crate) fn logged(&self) -> Option<Logged> {
+        match self.stored {
+            Some(Stored::Log(logged)) => Some(logged),
+            Some(Stored::Segment(_)) | None => None,
+        }
     }
 }
 
@@ -110,9 +144,16 @@ pub(crate) struct Queue {
     pub(crate) closing: bool,
     /// It is in its shard's list of queues to look at.
     pub(crate) touched: bool,
-    ready: Sequence<Run>,
+    /// What waits in memory below the first message of the backlog: consumers get this.
+    front: Runs,
+    /// What waits on a disk.
+    backlog: Backlog,
+    /// What waits in memory above the first message of the backlog.
+    behind: Runs,
     unacked: Sequence<Unacked>,
     next_sequence: u64,
+    /// Messages up to this number come back from the disk as redelivered.
+    flagged: u64,
     /// Highest sequence number that was given out, and the highest that the log knows of.
     delivered: u64,
     delivered_logged: u64,
@@ -127,9 +168,12 @@ impl Queue {
             consumers: Consumers::default(),
             closing: false,
             touched: false,
-            ready: Sequence::default(),
+            front: Runs::default(),
+            backlog: Backlog::default(),
+            behind: Runs::default(),
             unacked: Sequence::default(),
             next_sequence: 1,
+            flagged: 0,
             delivered: 0,
             delivered_logged: 0,
             settled: Vec::new(),
@@ -146,7 +190,7 @@ impl Queue {
 
     /// Messages that wait for a consumer.
     pub(crate) fn ready_len(&self) -> usize {
-        self.ready.len()
+        self.front.len() + self.backlog.len() + self.behind.len()
     }
 
     pub(crate) fn unacked_len(&self) -> usize {
@@ -166,12 +210,16 @@ impl Queue {
     }
 
     pub(crate) fn enqueue(&mut self, first: u64, run: Run) {
-        self.ready.insert(first, run);
+        if self.backlog.first().is_some_and(|boundary| boundary < first) {
+            self.behind.insert(first, run);
+        } else {
+            self.front.insert(first, run);
+        }
     }
 
-    /// How many messages the next delivery can carry; `None` when none waits.
+    /// How many messages the next delivery can carry; `None` when none waits in memory.
     pub(crate) fn next_run_len(&self) -> Option<u32> {
-        self.ready.first().map(|(_, run)| run.count())
+        self.front.first().map(|(_, run)| run.count())
     }
 
     /// Gives the next messages to a consumer; its connection and what it gets. What needs no ack is settled.
@@ -197,15 +245,15 @@ impl Queue {
 
     /// Takes the next messages, at most `count_max`, out of the queue for good.
     pub(crate) fn take(&mut self, count_max: u32) -> Option<(u64, Run)> {
-        let (first, run) = self.ready.pop_first(count_max)?;
+        let (first, run) = self.front.pop_first(count_max)?;
         self.note_delivery(first, &run);
-        note_settled(&mut self.settled, first, &run);
+        self.note_settled(first, &run);
         Some((first, run))
     }
 
     /// Gives the next messages, at most `count_max`, to `holder`, who will settle them or give them back.
     pub(crate) fn lend(&mut self, holder: Holder, count_max: u32) -> Option<(u64, Run)> {
-        let (first, run) = self.ready.pop_first(count_max)?;
+        let (first, run) = self.front.pop_first(count_max)?;
         self.note_delivery(first, &run);
         self.unacked.insert(first, Unacked { run: run.clone(), holder });
         Some((first, run))
@@ -213,14 +261,14 @@ impl Queue {
 
     /// The holder is done with messages: they leave the queue. Those that this connection does not hold stay.
     pub(crate) fn settle(&mut self, connection: usize, span: Span, mut gone: impl FnMut(&Run)) {
-        let Queue { unacked, consumers, settled, .. } = self;
+        let Queue { unacked, consumers, settled, backlog, .. } = self;
         unacked.remove(
             span.first,
             last(span),
             |unacked| unacked.holder.connection == connection,
             |first, unacked| {
                 release(consumers, &unacked);
-                note_settled(settled, first, &unacked.run);
+                note_settled(settled, backlog, first, &unacked.run);
                 gone(&unacked.run);
             },
         );
@@ -228,40 +276,49 @@ impl Queue {
 
     /// The holder gives messages back, to their old places.
     pub(crate) fn requeue(&mut self, connection: usize, span: Span) {
-        let Queue { unacked, consumers, ready, .. } = self;
+        let Queue { unacked, consumers, .. } = self;
         let mut taken = Vec::new();
         let of_it = |unacked: &Unacked| unacked.holder.connection == connection;
-        unacked.remove(span.first, last(span), of_it, |first, unacked| taken.push((first, unacked)));
-        for (first, unacked) in taken.into_iter().rev() {
+        unacked.remove(span.first, last(span), of_it, |first, unacked| {
             release(consumers, &unacked);
-            ready.insert(first, Run { redelivered: true, ..unacked.run });
-        }
+            taken.push((first, unacked.run));
+        });
+        self.put_back(taken);
     }
 
     /// Takes back all that a connection, or one channel of it, holds.
     pub(crate) fn requeue_all(&mut self, connection: usize, channel: Option<u16>) {
         let of_it =
             |holder: Holder| holder.connection == connection && channel.is_none_or(|c| c == holder.channel);
-        // The highest first, so that each is put in front of the one before.
         let taken = self.unacked.extract(|unacked| of_it(unacked.holder));
-        for (first, Unacked { run, .. }) in taken.into_iter().rev() {
-            self.ready.insert(first, Run { redelivered: true, ..run });
+        self.put_back(taken.into_iter().map(|(first, unacked)| (first, unacked.run)).collect());
+    }
+
+    /// The highest first, so that each is put in front of the one before.
+    fn put_back(&mut self, taken: Vec<(u64, Run)>) {
+        for (first, run) in taken.into_iter().rev() {
+            self.enqueue(first, Run { redelivered: true, ..run });
         }
     }
 
-    /// Empties the queue of what waits; what is unacked stays.
-    pub(crate) fn purge(&mut self) -> Vec<Run> {
-        let mut runs = Vec::new();
-        while let Some((first, run)) = self.ready.pop_first(u32::MAX) {
-            note_settled(&mut self.settled, first, &run);
-            runs.push(run);
+    /// Empties the queue of what waits; what is unacked stays. `gone` hears of what was in memory. How many there were.
+    pub(crate) fn purge(&mut self, mut gone: impl FnMut(&Run)) -> usize {
+        let count = self.ready_len();
+        self.drop_backlog();
+        while let Some((first, run)) =
+            self.front.pop_first(u32::MAX).or_else(|| self.behind.pop_first(u32::MAX))
+        {
+            self.note_settled(first, &run);
+            gone(&run);
         }
-        runs
+        count
     }
 
     /// Recovery: settled messages are gone.
     pub(crate) fn forget(&mut self, span: Span, mut gone: impl FnMut(&Run)) {
-        self.ready.remove(span.first, last(span), |_| true, |_, run| gone(&run));
+        self.front.remove(span.first, last(span), |_, run| gone(&run));
+        self.behind.remove(span.first, last(span), |_, run| gone(&run));
+        self.forget_backlog(span);
     }
 
     /// Recovery: all up to `last` may have been delivered before.
@@ -272,17 +329,10 @@ impl Queue {
 
     /// Recovery is over: flags what may have been delivered before.
     pub(crate) fn flag_redelivered(&mut self) {
-        let last = self.delivered;
-        // One stretch may lie across the end.
-        if let Some((first, run)) = self.ready.get(last)
-            && first + u64::from(run.count()) - 1 > last
-        {
-            let mut before = None;
-            self.ready.remove(first, last, |_| true, |first, run| before = Some((first, run)));
-            before.into_iter().for_each(|(first, run)| self.ready.insert(first, run));
-        }
-        let delivered = self.ready.iter_mut().take_while(|(first, _)| *first <= last);
-        delivered.for_each(|(_, run)| run.redelivered = true);
+        self.flagged = self.delivered;
+        self.backlog.forget_dead();
+        self.front.flag_redelivered(self.delivered);
+        self.behind.flag_redelivered(self.delivered);
     }
 
     /// Stored messages that were settled since the last call.
@@ -304,22 +354,30 @@ impl Queue {
         self.delivered_logged
     }
 
-    /// All messages, waiting and unacked.
+    /// All messages in memory, waiting and unacked.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, &Run)> {
         let unacked = self.unacked.iter().map(|(first, unacked)| (first, &unacked.run));
-        self.ready.iter().chain(unacked)
+        self.front.iter().chain(self.behind.iter()).chain(unacked)
     }
 
     /// The same, to change where the log holds them.
     pub(crate) fn runs_mut(&mut self) -> impl Iterator<Item = (u64, &mut Run)> {
         let unacked = self.unacked.iter_mut().map(|(first, unacked)| (first, &mut unacked.run));
-        self.ready.iter_mut().chain(unacked)
+        self.front.iter_mut().chain(self.behind.iter_mut()).chain(unacked)
     }
 
     fn note_delivery(&mut self, first: u64, run: &Run) {
+        let last = first + u64::from(run.count()) - 1;
         if run.stored.is_some() {
-            self.delivered = self.delivered.max(first + u64::from(run.count()) - 1);
+            self.delivered = self.delivered.max(last);
         }
+        if let Some(spill) = &mut self.backlog.spill {
+            spill.handed = spill.handed.max(last);
+        }
+    }
+
+    fn note_settled(&mut self, first: u64, run: &Run) {
+        note_settled(&mut self.settled, &mut self.backlog, first, run);
     }
 
     /// Panics where an invariant does not hold.
@@ -334,9 +392,11 @@ impl Queue {
         }
         for (first, unacked) in self.unacked.iter() {
             for sequence in first..first + u64::from(unacked.count()) {
-                assert!(self.ready.get(sequence).is_none(), "{sequence} both waits and is out");
+                let waits = self.front.get(sequence).is_some() || self.behind.get(sequence).is_some();
+                assert!(!waits && !self.backlog.holds(sequence), "{sequence} both waits and is out");
             }
         }
+        self.check_backlog();
         for (place, consumer) in self.consumers.iter() {
             let held = self.unacked.iter().filter(|(_, unacked)| {
                 let of_it = unacked.holder.consumer == Some((place, consumer.subscription.consumer));
@@ -360,11 +420,16 @@ fn release(consumers: &mut Consumers, unacked: &Unacked) {
     }
 }
 
-fn note_settled(settled: &mut Vec<Span>, first: u64, run: &Run) {
-    if run.stored.is_none() {
-        return;
+fn note_settled(settled: &mut Vec<Span>, backlog: &mut Backlog, first: u64, run: &Run) {
+    match run.stored {
+        None => return,
+        Some(Stored::Log(_)) => {}
+        Some(Stored::Segment(segment)) => backlog.gone(segment, run.count()),
     }
-    let span = Span { first, count: run.count() };
+    push_settled(settled, Span { first, count: run.count() });
+}
+
+fn push_settled(settled: &mut Vec<Span>, span: Span) {
     if !settled.last_mut().is_some_and(|before| before.join(span)) {
         settled.push(span);
     }

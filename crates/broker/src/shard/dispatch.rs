@@ -39,6 +39,7 @@ impl Shard {
         };
         let delivered = queue.take_delivered();
         let settled = queue.take_settled();
+        let dead = queue.take_dead();
         if let Some(last) = delivered {
             let position = record::append_delivered(log, id, last);
             self.append_at(position);
@@ -47,6 +48,7 @@ impl Shard {
             let position = record::append_settle(log, &mut self.scratch, id, &settled);
             self.append_at(position);
         }
+        dead.into_iter().for_each(|segment| self.doom(id, segment));
     }
 
     pub(super) fn settle(&mut self, from: ConnectionId, messages: &[(QueueId, Span)]) {
@@ -100,6 +102,7 @@ impl Shard {
             return;
         };
         let queues = self.outbox.get_mut(connection).map(|c| c.queues.clone()).unwrap_or_default();
+        self.stop_waiting(from, channel);
         for id in queues {
             let Some(queue) = self.queues.get_mut(&id) else {
                 continue;

@@ -4,6 +4,7 @@
 //! 1. `handle` every command that waits, in order. What must survive goes to the `Log` on the way.
 //! 2. `finish_round`: deliveries are made, and what the round settled goes to the log.
 //! 3. `poll_effects` and `poll_notice` until they are empty, and carry out what they say.
+//!    `poll_page` as well: orders for whoever keeps the backlog on a disk; its answers come in through `paged`.
 //! 4. When the log has committed up to a position, say so with `committed`, then poll again: confirms come out.
 //!
 //! Before the first round of a restart: `open` every durable queue, `recover` every record of the log, `recovered`.
@@ -11,6 +12,7 @@
 
 mod dispatch;
 mod outbox;
+mod paging;
 mod publish;
 mod recovery;
 mod request;
@@ -27,6 +29,7 @@ use crate::message::Messages;
 use crate::queue::{Options, Queue, Subscription};
 use crate::record::{Log, Position, Span};
 use outbox::Outbox;
+use paging::Paging;
 use usage::Usage;
 
 /// Messages that a session read in one go and that go to queues of one shard.
@@ -188,6 +191,7 @@ pub struct Shard {
     /// Cancels of the last consumer of an auto-delete queue: answered when the queue is gone.
     waiting_for_drop: Vec<(QueueId, ConnectionId, u64)>,
     usage: Usage,
+    paging: Paging,
     /// In this round a connection that had been full took more deliveries, or a consumer settled many.
     progressed: bool,
     /// In the last round one did, and a backlog remained.
@@ -208,6 +212,7 @@ impl Shard {
     pub fn drop_queue(&mut self, queue: QueueId) {
         if let Some(dropped) = self.queues.remove(&queue) {
             dropped.runs().for_each(|(_, run)| self.usage.remove(run));
+            self.paging.dropped(queue, &dropped);
             for (_, consumer) in dropped.consumers.iter() {
                 self.outbox.push_at(consumer.connection, Effect::Cancelled(consumer.subscription.consumer));
             }
@@ -215,6 +220,7 @@ impl Shard {
         for (_, connection, token) in self.waiting_for_drop.extract_if(.., |(q, _, _)| *q == queue) {
             self.outbox.push(connection, Effect::Reply(token, Ok(Reply::Cancelled)));
         }
+        self.serve_waiting(queue);
     }
 
     /// Takes a command of a connection.
@@ -242,6 +248,7 @@ impl Shard {
             }
             self.dispatch(id);
             self.log_outcomes(id, log);
+            self.page(id);
         }
         self.touched = touched;
         self.progressed = false;
@@ -257,6 +264,7 @@ impl Shard {
     pub fn committed(&mut self, position: Position) {
         self.committed = self.committed.max(position);
         self.outbox.release(self.committed);
+        self.remove_segments();
     }
 
     /// What to do at a connection, in order; `None` when nothing is left.
@@ -293,9 +301,12 @@ impl Shard {
         for queue in self.queues.values() {
             queue.check();
             let free = queue.consumers.anyone_free(|connection| self.outbox.is_writable(connection));
-            let stuck = free && !queue.closing && queue.ready_len() > 0;
+            let stuck = free && !queue.closing && queue.ready_len() > 0 && !queue.waits_for_disk();
             assert!(!stuck, "{}: a message waits though a consumer could take it", queue.options.label);
+            let forgotten = free && !queue.closing && queue.waits_for_disk() && !queue.is_reading();
+            assert!(!forgotten, "{}: nobody reads what a consumer could take", queue.options.label);
         }
+        self.check_paging();
         self.outbox.check();
     }
 

@@ -3,7 +3,7 @@
 use super::{Batch, Effect, Publish, Shard};
 use crate::id::{ConnectionId, QueueId};
 use crate::message::Messages;
-use crate::queue::{Run, Stored};
+use crate::queue::{Logged, Run, Stored};
 use crate::record::{self, Log, Position, enqueue_overhead};
 
 /// Queues that one record may name; a wider fan-out takes several records.
@@ -23,7 +23,7 @@ pub(super) struct Written {
 impl Written {
     /// Where the log holds what was written, from the first message on.
     pub(super) fn stored(self, targets: u32) -> Stored {
-        Stored { position: self.first, nth: 0, targets, overhead: self.overhead }
+        Stored::Log(Logged { position: self.first, nth: 0, targets, overhead: self.overhead })
     }
 }
 

@@ -6,7 +6,8 @@ use super::Shard;
 use super::publish::{RECORD_SIZE, count_of, overhead};
 use crate::id::QueueId;
 use crate::message::Messages;
-use crate::queue::{Queue, Run, Stored};
+use crate::page::Segment;
+use crate::queue::{Logged, Queue, Run, Stored};
 use crate::record::{self, Log, Position, Record, Span};
 use crate::sequence::Stretch;
 
@@ -37,7 +38,7 @@ impl Shard {
             Record::Enqueue { targets, messages } => {
                 let shared = count_of(&targets);
                 let overhead = overhead(1, shared, messages.count());
-                let stored = Some(Stored { position, nth: 0, targets: shared, overhead });
+                let stored = Some(Stored::Log(Logged { position, nth: 0, targets: shared, overhead }));
                 for (id, first) in targets {
                     // Another copy of them may have been read before.
                     self.forget(id, Span { first, count: messages.count() });
@@ -49,6 +50,13 @@ impl Shard {
                 if let Some(queue) = self.queues.get_mut(&id) {
                     queue.saw_sequence(last + 1);
                     queue.recovered_delivered(last);
+                }
+            }
+            Record::Spilled { queue, extent, spans } => {
+                let Some(queue) = self.queues.get_mut(&queue) else { return };
+                for span in spans {
+                    queue.saw_sequence(span.end());
+                    queue.recover_spilled(extent, span, position, |run| self.usage.remove(run));
                 }
             }
         }
@@ -67,6 +75,13 @@ impl Shard {
         self.queues.values_mut().for_each(Queue::flag_redelivered);
     }
 
+    /// The segments that hold messages: all others of the shard's are leftovers.
+    pub fn segments(&self) -> Vec<(QueueId, Segment)> {
+        let of_queue =
+            |(id, queue): (&QueueId, &Queue)| queue.segments().map(|s| (*id, s)).collect::<Vec<_>>();
+        self.queues.iter().flat_map(of_queue).collect()
+    }
+
     /// Copies every message whose record may lie before `end` to the end of the log, so that the log can be cut there once
     /// the copies are committed. Returns the position of the last copy.
     pub fn copy_forward(&mut self, end: Position, log: &mut impl Log) -> Option<Position> {
@@ -74,7 +89,7 @@ impl Shard {
         let mut queues = std::mem::take(&mut self.queues);
         for (id, queue) in &mut queues {
             for (first, run) in queue.runs_mut() {
-                let Some(old) = run.stored.filter(|stored| stored.position < end) else {
+                let Some(old) = run.logged().filter(|logged| logged.position < end) else {
                     continue;
                 };
                 self.usage.remove(run);
@@ -83,14 +98,19 @@ impl Shard {
                 } else {
                     let records = (old.position, old.nth)..(old.position, old.nth + run.count());
                     let copies = || moved.messages.range(records.clone()).map(|(_, copy)| *copy);
-                    Stored {
+                    Stored::Log(Logged {
                         position: moved.positions[&old.position],
                         nth: old.nth,
                         targets: copies().map(|copy| copy.targets).min().unwrap_or(old.targets),
                         overhead: copies().map(|copy| copy.overhead).max().unwrap_or(old.overhead),
-                    }
+                    })
                 });
                 self.usage.add(run);
+            }
+            for (segment, (extent, spans)) in queue.segments_before(end) {
+                let position = record::append_spilled(log, &mut self.scratch, *id, &extent, &spans);
+                self.append_at(position);
+                queue.recorded_anew(segment, position);
             }
             let flags_matter = queue.ready_len() + queue.unacked_len() > 0;
             if flags_matter && queue.delivered_logged() > 0 {
@@ -137,7 +157,7 @@ impl Shard {
         let mut live: BTreeMap<Written, (Messages, Vec<(QueueId, u64)>)> = BTreeMap::new();
         for (id, queue) in &self.queues {
             for (first, run) in queue.runs() {
-                let Some(stored) = run.stored.filter(|stored| stored.position < end && stored.targets > 1)
+                let Some(stored) = run.logged().filter(|stored| stored.position < end && stored.targets > 1)
                 else {
                     continue;
                 };

@@ -1,11 +1,11 @@
 //! Requests: what a session waits for.
 
+use super::paging::Get;
 use super::{Delivery, Effect, Reply, Request, Shard};
 use crate::error::{Error, Kind};
 use crate::id::{ConnectionId, QueueId};
 use crate::queue::{Consumer, Holder, Queue, Run, Subscription};
 use crate::record::Log;
-use crate::sequence::Stretch;
 
 impl Shard {
     pub(super) fn request(&mut self, from: ConnectionId, token: u64, request: Request, log: &mut impl Log) {
@@ -26,7 +26,13 @@ impl Shard {
                 }
                 Ok(Reply::Cancelled)
             }
-            Request::Get { queue, channel, no_ack } => self.get(from, queue, channel, no_ack),
+            Request::Get { queue, channel, no_ack } => {
+                let get = Get { queue, from, token, channel, no_ack };
+                if self.must_wait(get) {
+                    return;
+                }
+                self.get(get)
+            }
             Request::Purge(queue) => {
                 let purged = self.purge(queue, log);
                 return self.reply_when_committed(from, token, purged.map(Reply::Purged));
@@ -87,7 +93,8 @@ impl Shard {
         }
     }
 
-    fn get(&mut self, from: ConnectionId, id: QueueId, channel: u16, no_ack: bool) -> Result<Reply, Error> {
+    pub(super) fn get(&mut self, get: Get) -> Result<Reply, Error> {
+        let Get { queue: id, from, channel, no_ack, .. } = get;
         let connection = self.outbox.place(from);
         let queue = self.open_queue(id)?;
         let taken = if no_ack {
@@ -112,10 +119,13 @@ impl Shard {
     }
 
     fn purge(&mut self, id: QueueId, log: &mut impl Log) -> Result<usize, Error> {
-        let runs = self.open_queue(id)?.purge();
-        runs.iter().for_each(|run| self.usage.remove(run));
+        self.open_queue(id)?;
+        let Shard { queues, usage, .. } = self;
+        let purged = queues.get_mut(&id).map_or(0, |queue| queue.purge(|run| usage.remove(run)));
         self.log_outcomes(id, log);
-        Ok(runs.iter().map(|run| run.count() as usize).sum())
+        self.serve_waiting(id);
+        self.touch(id);
+        Ok(purged)
     }
 
     fn delete(&mut self, id: QueueId, if_unused: bool, if_empty: bool) -> Result<Reply, Error> {

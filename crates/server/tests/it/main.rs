@@ -16,6 +16,7 @@ mod heartbeats;
 mod lapin;
 mod lifetimes;
 mod limits;
+mod paging;
 mod restart;
 mod shards;
 mod tls;

@@ -312,6 +312,9 @@ impl World {
         let it = &mut self.clients.all[client];
         let back: Vec<Held> = it.held.extract_if(.., |held| held.channel == 1).collect();
         it.consumers.retain(|consumer| consumer.channel != 1);
+        // Who waited for a message of the disk does not get it any more.
+        let id = it.id;
+        self.clients.asked.retain(|_, (of, asked)| *of != id || !matches!(asked, Asked::Get { .. }));
         back.iter().for_each(|held| self.oracle.requeue(held.queue, held.number));
         self.send(client, Command::CloseChannel(1));
     }

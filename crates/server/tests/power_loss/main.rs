@@ -96,9 +96,18 @@ fn power_loss_loses_nothing_confirmed() {
         sum.in_flight,
         sum.lives
     );
-    for happened in
-        [sum.inside_calls, sum.in_recovery, sum.torn, sum.shortened, sum.files_forgotten, sum.redelivered]
-    {
+    for happened in [
+        sum.inside_calls,
+        sum.in_recovery,
+        sum.torn,
+        sum.shortened,
+        sum.files_forgotten,
+        sum.redelivered,
+        sum.spilled,
+        sum.paged_in,
+        sum.removed,
+        sum.segments,
+    ] {
         assert!(happened > 0 || seeds.end - seeds.start < 50, "void: {sum:?}");
     }
 }
