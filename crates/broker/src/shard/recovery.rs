@@ -108,9 +108,9 @@ impl Shard {
                 self.usage.add(run);
             }
             for (segment, (extent, spans)) in queue.segments_before(end) {
-                let position = record::append_spilled(log, &mut self.scratch, *id, &extent, &spans);
-                self.append_at(position);
-                queue.recorded_anew(segment, position);
+                let (first, last) = record::append_spilled(log, &mut self.scratch, *id, &extent, &spans);
+                self.append_at(last);
+                queue.recorded_anew(segment, first);
             }
             let flags_matter = queue.ready_len() + queue.unacked_len() > 0;
             if flags_matter && queue.delivered_logged() > 0 {
