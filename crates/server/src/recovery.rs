@@ -6,6 +6,7 @@ use store::{Files, Options, RealDisk, Record, Recovered};
 use tracing::{info, warn};
 
 use crate::ledger::Budget;
+use crate::pager;
 
 /// How the node's journals use the disk.
 #[derive(Clone, Copy, Debug)]
@@ -55,4 +56,10 @@ pub(crate) fn open(
         );
     }
     Ok((files, recovered))
+}
+
+/// Whether segments can be judged by what a journal said.
+pub(crate) fn trust(report: &Recovered) -> pager::Journal {
+    let is_new = report.next == store::Lsn::ZERO;
+    if is_new || !report.damaged.is_empty() { pager::Journal::Damaged } else { pager::Journal::Whole }
 }

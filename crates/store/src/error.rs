@@ -23,6 +23,8 @@ pub enum Kind {
     Disk,
     /// The disk is full: stop the node, make room, start again.
     Full,
+    /// The machine is out of descriptors or memory: try again.
+    Busy,
     /// The file was written by a newer version: upgrade.
     Unsupported,
     /// The file is not what it should be (another journal's, or no journal at all): put the right one there.
@@ -32,6 +34,9 @@ pub enum Kind {
     /// The visitor of a recovery refused a record.
     Rejected,
 }
+
+/// ENOMEM, ENFILE and EMFILE.
+const BUSY: [i32; 3] = [12, 23, 24];
 
 impl Error {
     /// An error of `kind` with its explanation.
@@ -43,6 +48,8 @@ impl Error {
     pub(crate) fn io(doing: &str, path: &Path, error: &io::Error) -> Error {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Full,
+            io::ErrorKind::OutOfMemory => Kind::Busy,
+            _ if error.raw_os_error().is_some_and(|code| BUSY.contains(&code)) => Kind::Busy,
             _ => Kind::Disk,
         };
         Error::new(kind, format!("cannot {doing} {}: {error}", path.display()))
