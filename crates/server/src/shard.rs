@@ -61,12 +61,18 @@ pub(crate) struct Handle {
     permits: Arc<Semaphore>,
     message_bytes: Arc<AtomicU64>,
     congested: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
 }
 
 impl Handle {
     /// Whether consumers are busy and a backlog grows in front of them, as of the last round.
     pub(crate) fn is_congested(&self) -> bool {
         self.congested.load(Ordering::Relaxed)
+    }
+
+    /// Whether the disk has no room for the journal.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Introduces a connection: effects for it go to `mailbox` from now on, until it sends `Disconnect`.
@@ -167,6 +173,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         permits: Arc::new(Semaphore::new(INBOX_BYTES_MAX)),
         message_bytes: Arc::clone(&message_bytes),
         congested: Arc::default(),
+        full: Arc::default(),
     };
     let fatal = start.fatal.clone();
     let task = Task {
@@ -180,6 +187,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         notices: start.notices,
         message_bytes,
         congested: Arc::clone(&handle.congested),
+        full: Arc::clone(&handle.full),
         fatal: start.fatal,
     };
     Ok((handle, crate::spawn_owner(name, fatal, task.run())))
@@ -213,6 +221,7 @@ struct Task {
     notices: UnboundedSender<Notice>,
     message_bytes: Arc<AtomicU64>,
     congested: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
     fatal: Fatal,
 }
 
@@ -276,6 +285,7 @@ impl Task {
                 forget.into_iter().for_each(|before| self.journal.forget(before));
                 pending.into_iter().for_each(|pending| self.write(pending));
             }
+            Input::Journal(Progress::Full(full)) => self.full.store(full, Ordering::Relaxed),
             Input::Journal(Progress::Failed(error)) => self.fatal.report(error.into()),
             Input::Page(Some(answer)) => self.ledger.paged(answer),
             Input::Page(None) => {
@@ -309,7 +319,7 @@ impl Task {
     fn pace(&self) -> Pace {
         if self.ledger.unsynced_bytes() > UNSYNCED_MAX {
             Pace::Standing
-        } else if self.ledger.shard().holds_publishers() {
+        } else if self.ledger.shard().holds_publishers() || self.full.load(Ordering::Relaxed) {
             Pace::Holding
         } else {
             Pace::Free
@@ -321,7 +331,8 @@ impl Task {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pace {
     Free,
-    /// Only who has published nothing that waits: a queue waits for its segments, and acks make it shorter.
+    /// Only who has published nothing that waits: a queue waits for its segments, or the journal for room, and acks make
+    /// both shorter.
     Holding,
     /// Nothing: the journal is too far behind.
     Standing,

@@ -21,7 +21,7 @@ pub struct Error {
 pub enum Kind {
     /// The disk failed: stop the node. Nothing that was waiting for it may be confirmed.
     Disk,
-    /// The disk is full: stop the node, make room, start again.
+    /// The disk is full, and nothing was changed: try again when there is room.
     Full,
     /// The machine is out of descriptors or memory: try again.
     Busy,
@@ -53,6 +53,13 @@ impl Error {
             _ => Kind::Disk,
         };
         Error::new(kind, format!("cannot {doing} {}: {error}", path.display()))
+    }
+}
+
+impl Error {
+    /// A sync of `path` that failed, why ever: what it should have made durable may be lost, so it is never tried again.
+    pub(crate) fn sync(path: &Path, error: &io::Error) -> Error {
+        Error { kind: Kind::Disk, ..Error::io("sync", path, error) }
     }
 }
 

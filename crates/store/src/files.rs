@@ -1,11 +1,10 @@
 //! The files of a journal: written, synced, rolled, recycled.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, File};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::{FileHeader, Lsn, Record, file_name};
 use crate::header::FILE_HEADER_SIZE;
 use crate::recovery::{self, Recovered, Segment};
@@ -44,8 +43,9 @@ impl Default for Options {
 /// waits, [`prepare`](Files::prepare) for the rounds to come. [`forget`](Files::forget) what is needed no
 /// more. Nothing is created before the first round.
 ///
-/// The first error is final: every later call returns it, for a sync that succeeds after one that failed
-/// proves nothing about the bytes of the first. Stop, and recover by opening again.
+/// A full disk refuses a round and changes nothing: write the same one again when there is room. Any other error is
+/// final: every later call returns it, for a sync that succeeds after one that failed proves nothing about the
+/// bytes of the first. Stop, and recover by opening again.
 ///
 /// ```text
 /// <base>.journal   a file with records; created as NAME.new, or renamed from a spare, header synced first
@@ -119,7 +119,7 @@ impl<D: Disk> Files<D> {
     }
 
     /// Writes a round, which must be the one after the last; begins a new file first where one is full.
-    /// It is durable after the next [`sync`](Files::sync).
+    /// It is durable after the next [`sync`](Files::sync). [`Kind::Full`]: it must be written again.
     pub fn write(&mut self, round: &Round) -> Result<()> {
         self.check()?;
         if round.is_empty() {
@@ -144,18 +144,22 @@ impl<D: Disk> Files<D> {
 
     /// Extends the file by zeros before a round needs them, so that it need not wait: call it after a sync. They
     /// are synced together with what is written next, and used after that. Does nothing while enough lie ahead.
-    pub fn prepare(&mut self) -> Result<()> {
+    ///
+    /// False when the disk is full: some rounds may still fit, and the next may not.
+    pub fn prepare(&mut self) -> Result<bool> {
         self.check()?;
         let (end, ahead, file_size) = (self.end, self.ahead, self.options.file_size);
         let Some(current) = &mut self.current else {
-            return Ok(());
+            return Ok(true);
         };
         let used = end.since(current.base) as u64;
         if current.zeroed >= file_size || current.zeroed.saturating_sub(used) >= ahead {
-            return Ok(());
+            return Ok(true);
         }
-        let outcome = current.zero((current.zeroed + ahead).min(file_size));
-        self.remember(outcome)
+        match current.zero((current.zeroed + ahead).min(file_size)) {
+            Err(error) if error.kind == Kind::Full => Ok(false),
+            outcome => self.remember(outcome.map(|()| true)),
+        }
     }
 
     /// Removes the files all of whose records lie below `before`, or keeps them as spares. The file that is
@@ -183,7 +187,7 @@ impl<D: Disk> Files<D> {
     }
 
     fn remember<T>(&mut self, outcome: Result<T>) -> Result<T> {
-        self.failed = outcome.as_ref().err().cloned();
+        self.failed = outcome.as_ref().err().filter(|error| error.kind != Kind::Full).cloned();
         outcome
     }
 
@@ -229,9 +233,11 @@ impl<D: Disk> Files<D> {
             FileHeader { journal: self.options.journal, base, previous: last.0, previous_end: last.1 };
         let path = self.dir.join(file_name(base));
         let (mut file, blank) = self.blank(&path)?;
-        let len = self.begin(&mut file, &header);
-        let len = len.map_err(|error| Error::io("write the header of", &blank, &error))?;
-        self.publish(&blank, &path)?;
+        let begun = self.begin(&mut file, &header, &blank).and_then(|len| {
+            self.publish(&blank, &path)?;
+            Ok(len)
+        });
+        let len = begun.inspect_err(|_| self.give_back(&blank))?;
         let allocated = len - FILE_HEADER_SIZE as u64;
         self.current = Some(Current { file, path, base, allocated, zeroed: allocated, unsynced: false });
         Ok(())
@@ -249,21 +255,38 @@ impl<D: Disk> Files<D> {
         let mut file = created.map_err(|error| Error::io("create", &new, &error))?;
         let zeros = self.ahead.min(self.options.file_size).max(1);
         let zeroed = file.zero(FILE_HEADER_SIZE as u64, zeros);
-        zeroed.map_err(|error| Error::io("extend", &new, &error))?;
+        zeroed.map_err(|error| {
+            self.give_back(&new);
+            Error::io("extend", &new, &error)
+        })?;
         Ok((file, new))
     }
 
+    /// A file did not come to be a journal's: another attempt will need it, or its place.
+    fn give_back(&mut self, blank: &Path) {
+        match blank.file_name().and_then(|name| name.to_str()) {
+            Some(name) if name.ends_with(".spare") => self.spares.push(name.to_owned()),
+            // If it stays, the next attempt says so.
+            _ => drop(self.disk.remove(blank)),
+        }
+    }
+
     /// Writes the header of a file and makes the file durable; returns its length.
-    fn begin(&self, file: &mut D::File, header: &FileHeader) -> io::Result<u64> {
-        file.write_at(0, &header.encode())?;
-        file.sync()?;
-        file.len()
+    fn begin(&self, file: &mut D::File, header: &FileHeader, path: &Path) -> Result<u64> {
+        let written = file.write_at(0, &header.encode());
+        written.map_err(|error| Error::io("write the header of", path, &error))?;
+        file.sync().map_err(|error| Error::sync(path, &error))?;
+        file.len().map_err(|error| Error::io("measure", path, &error))
     }
 
     /// Gives a finished file its name, durably.
     fn publish(&self, from: &Path, to: &Path) -> Result<()> {
         self.disk.rename(from, to).map_err(|error| Error::io("rename", from, &error))?;
-        self.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, &error))
+        self.sync_dir()
+    }
+
+    fn sync_dir(&self) -> Result<()> {
+        self.disk.sync_dir(&self.dir).map_err(|error| Error::sync(&self.dir, &error))
     }
 
     fn try_forget(&mut self, before: Lsn) -> Result<()> {
@@ -276,16 +299,29 @@ impl<D: Disk> Files<D> {
             let (path, spare) = (self.dir.join(&oldest.name), format!("{:020}.spare", oldest.base));
             // Each removal is durable before the next, or a power cut could leave a hole in the journal, and
             // before a spare is written, or old names could come back over new bytes.
-            if self.is_worth_keeping(oldest) {
-                self.publish(&path, &self.dir.join(&spare))?;
+            let kept = self.is_worth_keeping(oldest) && self.keep_as(&path, &spare)?;
+            if kept {
                 self.spares.push(spare);
             } else {
-                self.disk.remove(&path).map_err(|error| Error::io("remove", &path, &error))?;
-                self.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, &error))?;
+                let removed = self.disk.remove(&path).map_err(|error| Error::io("remove", &path, &error));
+                if removed.as_ref().is_err_and(|error| error.kind == Kind::Full) {
+                    // On some file systems a removal needs room. It is asked for again.
+                    return Ok(());
+                }
+                removed?;
+                self.sync_dir()?;
             }
             self.sealed.pop_front();
         }
         Ok(())
+    }
+
+    /// Makes a spare of a file, if there is room for another name.
+    fn keep_as(&self, path: &Path, spare: &str) -> Result<bool> {
+        match self.publish(path, &self.dir.join(spare)) {
+            Err(error) if error.kind == Kind::Full => Ok(false),
+            outcome => outcome.map(|()| true),
+        }
     }
 
     /// Whether a file can be a spare: of full length, and not blown up by one huge round.
@@ -327,7 +363,7 @@ impl<F: File> Current<F> {
 
     fn sync(&mut self) -> Result<()> {
         if self.unsynced || self.zeroed > self.allocated {
-            self.file.sync().map_err(|error| Error::io("sync", &self.path, &error))?;
+            self.file.sync().map_err(|error| Error::sync(&self.path, &error))?;
             self.unsynced = false;
             self.allocated = self.zeroed;
         }

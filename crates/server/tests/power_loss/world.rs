@@ -51,6 +51,8 @@ pub(crate) struct Counts {
     pub(crate) segments: u64,
     /// Spills that the disk refused.
     pub(crate) refused: u64,
+    /// Rounds that a full disk refused, until it had room.
+    pub(crate) full: u64,
     /// Confirmed messages that a crash had to leave alone.
     pub(crate) at_stake: u64,
     pub(crate) recovered: u64,
@@ -77,6 +79,7 @@ impl Counts {
         self.removed += other.removed;
         self.segments += other.segments;
         self.refused += other.refused;
+        self.full += other.full;
         self.at_stake += other.at_stake;
         self.recovered += other.recovered;
     }
@@ -194,6 +197,7 @@ impl World {
             self.disk.fail(nth, None, Fault::PowerCut);
         }
         self.break_segments();
+        self.fill_disk();
         let steps = self.random.below(50);
         let died = (0..steps).any(|_| self.step().is_err());
         self.counts.inside_calls += u64::from(died);
@@ -213,6 +217,21 @@ impl World {
             only: Some(calls[self.random.index(calls.len())]),
             below: Some(SEGMENTS.into()),
             fault: [Fault::Io, Fault::Full, Fault::Short][self.random.index(3)],
+            times: 1 + self.random.below(4),
+        });
+    }
+
+    /// Sometimes there is no room for the journal for a while.
+    fn fill_disk(&mut self) {
+        if self.random.below(3) > 0 {
+            return;
+        }
+        let calls = [Call::Create, Call::Write, Call::Zero, Call::Rename, Call::Remove];
+        self.disk.plan(Planned {
+            nth: 1 + self.random.below(10),
+            only: Some(calls[self.random.index(calls.len())]),
+            below: Some(DIR.into()),
+            fault: [Fault::Full, Fault::Short][self.random.index(2)],
             times: 1 + self.random.below(4),
         });
     }
@@ -403,7 +422,14 @@ impl World {
         let Some(files) = self.files.as_mut() else { return Ok(()) };
         match self.orders.pop_front() {
             Some(Order::Write(round, urgent)) => {
-                files.write(&round).map_err(|_| Dead)?;
+                match files.write(&round) {
+                    Err(error) if error.kind == store::Kind::Full => {
+                        self.orders.push_front(Order::Write(round, urgent));
+                        self.counts.full += 1;
+                        return Ok(());
+                    }
+                    written => written.map_err(|_| Dead)?,
+                }
                 self.written = round.end();
                 self.urgent |= urgent;
                 self.buffers.push(round.into_buffer());
@@ -425,7 +451,7 @@ impl World {
         self.oracle.synced(self.synced);
         let buffers = std::mem::take(&mut self.buffers);
         self.reports.push_back(Report { synced: self.synced, oldest: files.oldest(), buffers });
-        files.prepare().map_err(|_| Dead)
+        files.prepare().map(drop).map_err(|_| Dead)
     }
 
     fn hear(&mut self) {
