@@ -18,7 +18,7 @@ use broker::message::{Message, Messages};
 use broker::page::{Answer, Extent, Order, Place, Run, Segment};
 use store::segment::{Chunk, Id, Name, NewRun, Options, Reader, Writer};
 use store::{Disk, Kind};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 /// After this time what failed is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -56,6 +56,8 @@ pub struct Pages<D: Disk> {
     /// What must be tried again.
     failed: Vec<Wanted>,
     refused: bool,
+    /// The log has said so.
+    refusing: bool,
 }
 
 /// A window that is to be read.
@@ -105,6 +107,7 @@ impl<D: Disk + Clone> Pages<D> {
             readers: HashMap::new(),
             failed: Vec::new(),
             refused: false,
+            refusing: false,
         };
         pages.verify(known, journal)?;
         let leftovers = pages.leftovers()?;
@@ -141,8 +144,7 @@ impl<D: Disk + Clone> Pages<D> {
                         spilled.push((queue, token, extent));
                     }
                     Err(why) => {
-                        warn!(%queue, %why, "a backlog stays in memory");
-                        self.refused = true;
+                        self.refuse(&why);
                         report(Answer::Refused { queue, token });
                     }
                 },
@@ -270,7 +272,25 @@ impl<D: Disk + Clone> Pages<D> {
 
     fn sync(&mut self) -> Result<(), ()> {
         let Some(writer) = self.writer.as_mut() else { return Ok(()) };
-        writer.sync().map(drop).map_err(|why| error!(%why, "a backlog stays in memory"))
+        match writer.sync() {
+            Ok(_) => {
+                if std::mem::take(&mut self.refusing) {
+                    info!(directory = %self.directory.display(), "backlogs go to the disk again");
+                }
+                Ok(())
+            }
+            Err(why) => {
+                self.refuse(&why);
+                Err(())
+            }
+        }
+    }
+
+    fn refuse(&mut self, why: &store::Error) {
+        self.refused = true;
+        if !std::mem::replace(&mut self.refusing, true) {
+            warn!(%why, "backlogs stay in memory until the disk takes them");
+        }
     }
 
     /// What a failed sync has left is not trusted, and nobody was told of it: new segments begin, and those that hold

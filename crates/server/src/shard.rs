@@ -285,7 +285,10 @@ impl Task {
                 forget.into_iter().for_each(|before| self.journal.forget(before));
                 pending.into_iter().for_each(|pending| self.write(pending));
             }
-            Input::Journal(Progress::Full(full)) => self.full.store(full, Ordering::Relaxed),
+            Input::Journal(Progress::Full(full)) => {
+                self.full.store(full, Ordering::Relaxed);
+                self.ledger.set_full(full);
+            }
             Input::Journal(Progress::Failed(error)) => self.fatal.report(error.into()),
             Input::Page(Some(answer)) => self.ledger.paged(answer),
             Input::Page(None) => {

@@ -23,7 +23,13 @@ pub struct Options {
     pub zero_ahead_max: u64,
     /// Files that are kept for being written again instead of being deleted (default 2).
     pub spares_max: usize,
+    /// Bytes of a file that is kept for when the disk is full (default 0, none): acks must still fit, for only what is
+    /// acked makes room.
+    pub reserve: u64,
 }
+
+/// What that file is called.
+const RESERVE: &str = "journal.reserve";
 
 impl Default for Options {
     fn default() -> Options {
@@ -33,6 +39,7 @@ impl Default for Options {
             zero_ahead_min: 256 << 10,
             zero_ahead_max: 16 << 20,
             spares_max: 2,
+            reserve: 0,
         }
     }
 }
@@ -50,6 +57,7 @@ impl Default for Options {
 /// ```text
 /// <base>.journal   a file with records; created as NAME.new, or renamed from a spare, header synced first
 /// <base>.spare     a file that was forgotten, full of stale bytes, to be written again
+/// journal.reserve  blocks for when the disk is full
 /// <base>.new       a file that a crash kept from becoming a journal file; removed on open
 /// ```
 #[derive(Debug)]
@@ -63,6 +71,8 @@ pub struct Files<D: Disk> {
     current: Option<Current<D::File>>,
     /// Names of spare files.
     spares: Vec<String>,
+    /// Whether there is a reserve.
+    reserved: bool,
     /// Where the next round begins.
     end: Lsn,
     /// Bytes written since the last sync.
@@ -108,6 +118,7 @@ impl<D: Disk> Files<D> {
             sealed: segments.into(),
             current: None,
             spares: Vec::new(),
+            reserved: false,
             end: recovered.next,
             written: 0,
             ahead: options.zero_ahead_min.max(1),
@@ -126,7 +137,10 @@ impl<D: Disk> Files<D> {
             return Ok(());
         }
         assert_eq!(round.first(), self.end, "rounds are written in the order they were taken");
-        let outcome = self.try_write(round);
+        let mut outcome = self.try_write(round);
+        if self.reserved && outcome.as_ref().is_err_and(|error| error.kind == Kind::Full) {
+            outcome = self.roll_to_reserve().and_then(|()| self.try_write(round));
+        }
         self.remember(outcome)
     }
 
@@ -153,10 +167,15 @@ impl<D: Disk> Files<D> {
             return Ok(true);
         };
         let used = end.since(current.base) as u64;
-        if current.zeroed >= file_size || current.zeroed.saturating_sub(used) >= ahead {
-            return Ok(true);
+        let is_prepared = current.zeroed >= file_size || current.zeroed.saturating_sub(used) >= ahead;
+        let mut outcome = Ok(());
+        if !is_prepared {
+            outcome = current.zero((current.zeroed + ahead).min(file_size));
         }
-        match current.zero((current.zeroed + ahead).min(file_size)) {
+        if !self.reserved && self.options.reserve > 0 {
+            outcome = outcome.and_then(|()| self.make_reserve());
+        }
+        match outcome {
             Err(error) if error.kind == Kind::Full => Ok(false),
             outcome => self.remember(outcome.map(|()| true)),
         }
@@ -222,24 +241,58 @@ impl<D: Disk> Files<D> {
 
     /// Seals the current file and begins the next one.
     fn roll(&mut self) -> Result<()> {
-        if let Some(mut full) = self.current.take() {
+        self.seal()?;
+        let path = self.dir.join(file_name(self.end));
+        let blank = self.blank(&path)?;
+        self.begin(blank, path)
+    }
+
+    /// The same, where no block is free.
+    fn roll_to_reserve(&mut self) -> Result<()> {
+        self.seal()?;
+        let reserve = self.dir.join(RESERVE);
+        let file = self.disk.open(&reserve).map_err(|error| Error::io("open", &reserve, &error))?;
+        self.reserved = false;
+        self.begin((file, reserve), self.dir.join(file_name(self.end)))
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        // One without a round is replaced, for the next has its name.
+        if let Some(mut full) = self.current.take().filter(|current| current.base < self.end) {
             // The next header claims that all below is durable.
             full.sync()?;
             self.sealed.push_back(Segment::filled(full.base, self.end, full.len()));
         }
+        Ok(())
+    }
+
+    /// Begins the next file, at `path`, in a file that waits at another.
+    fn begin(&mut self, (mut file, blank): (D::File, PathBuf), path: PathBuf) -> Result<()> {
         let base = self.end;
         let last = self.sealed.back().map_or((base, base), |segment| (segment.base, segment.end));
         let header =
             FileHeader { journal: self.options.journal, base, previous: last.0, previous_end: last.1 };
-        let path = self.dir.join(file_name(base));
-        let (mut file, blank) = self.blank(&path)?;
-        let begun = self.begin(&mut file, &header, &blank).and_then(|len| {
+        let begun = write_header(&mut file, &header, &blank).and_then(|len| {
             self.publish(&blank, &path)?;
             Ok(len)
         });
         let len = begun.inspect_err(|_| self.give_back(&blank))?;
         let allocated = len - FILE_HEADER_SIZE as u64;
         self.current = Some(Current { file, path, base, allocated, zeroed: allocated, unsynced: false });
+        Ok(())
+    }
+
+    /// Sets blocks aside. They need not be durable: after a power cut others are.
+    fn make_reserve(&mut self) -> Result<()> {
+        let path = self.dir.join(RESERVE);
+        let created = self.disk.create(&path);
+        let mut file = created.map_err(|error| Error::io("create", &path, &error))?;
+        let reserved = file.reserve(self.options.reserve);
+        reserved.map_err(|error| {
+            self.give_back(&path);
+            Error::io("extend", &path, &error)
+        })?;
+        self.reserved = true;
         Ok(())
     }
 
@@ -269,14 +322,6 @@ impl<D: Disk> Files<D> {
             // If it stays, the next attempt says so.
             _ => drop(self.disk.remove(blank)),
         }
-    }
-
-    /// Writes the header of a file and makes the file durable; returns its length.
-    fn begin(&self, file: &mut D::File, header: &FileHeader, path: &Path) -> Result<u64> {
-        let written = file.write_at(0, &header.encode());
-        written.map_err(|error| Error::io("write the header of", path, &error))?;
-        file.sync().map_err(|error| Error::sync(path, &error))?;
-        file.len().map_err(|error| Error::io("measure", path, &error))
     }
 
     /// Gives a finished file its name, durably.
@@ -331,18 +376,36 @@ impl<D: Disk> Files<D> {
             && (file_size..=file_size * 2).contains(&segment.len.saturating_sub(FILE_HEADER_SIZE as u64))
     }
 
+    /// Whether a file has the length of the reserve that is wanted.
+    fn is_reserve(&self, name: &str) -> Result<bool> {
+        let path = self.dir.join(name);
+        let file = self.disk.open_to_read(&path).map_err(|error| Error::io("open", &path, &error))?;
+        let len = file.len().map_err(|error| Error::io("measure", &path, &error))?;
+        Ok(self.options.reserve > 0 && len == self.options.reserve)
+    }
+
     /// Removes what a crash left half made, and spares beyond the limit.
     fn tidy(&mut self, names: Vec<String>) -> Result<()> {
         for name in names {
             if name.ends_with(".spare") && self.spares.len() < self.options.spares_max {
                 self.spares.push(name);
-            } else if name.ends_with(".spare") || name.ends_with(".new") {
+            } else if name == RESERVE && self.is_reserve(&name)? {
+                self.reserved = true;
+            } else if [".spare", ".new", ".reserve"].iter().any(|end| name.ends_with(end)) {
                 let path = self.dir.join(&name);
                 self.disk.remove(&path).map_err(|error| Error::io("remove", &path, &error))?;
             }
         }
         Ok(())
     }
+}
+
+/// Writes the header of the file at `path` and makes the file durable; returns its length.
+fn write_header<F: File>(file: &mut F, header: &FileHeader, path: &Path) -> Result<u64> {
+    let written = file.write_at(0, &header.encode());
+    written.map_err(|error| Error::io("write the header of", path, &error))?;
+    file.sync().map_err(|error| Error::sync(path, &error))?;
+    file.len().map_err(|error| Error::io("measure", path, &error))
 }
 
 impl<F: File> Current<F> {

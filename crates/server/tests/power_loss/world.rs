@@ -154,6 +154,7 @@ impl World {
             zero_ahead_min: [256, 512, 2048][random.index(3)],
             zero_ahead_max: 4096,
             spares_max: random.index(3),
+            reserve: [0, 3000][random.index(2)],
             ..store::Options::default()
         };
         let budget = Budget { journal_size: file_size * [2, 4][random.index(2)], step: 2 * file_size };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::sim::{Call, Fault, SimDisk};
+use crate::sim::{Call, Fault, Planned, SimDisk};
 use crate::testing::{Journal, Kept, small_files};
 use crate::{Error, Kind, Lsn, Result};
 
@@ -161,6 +161,46 @@ fn opening_says_which_call_failed_and_can_be_repeated() {
     disk.kill();
     let journal = Journal::open(disk, Path::new(DIR), small_files()).unwrap();
     assert_eq!(journal.visited.last(), kept.last());
+}
+
+/// Only what is acked makes room, so acks must fit when nothing else does.
+#[test]
+fn a_full_disk_has_a_reserve() {
+    let disk = SimDisk::new();
+    let options = crate::Options { reserve: 3000, ..small_files() };
+    let mut journal = Journal::open(disk.clone(), Path::new(DIR), options.clone()).unwrap();
+    let mut kept = vec![journal.append(1, b"before")];
+    journal.commit().unwrap();
+    assert!(journal.files.prepare().unwrap());
+    for only in [Call::Zero, Call::Create] {
+        disk.plan(Planned { nth: 1, only: Some(only), below: None, fault: Fault::Full, times: u64::MAX });
+    }
+    // The rest of the file, and then the reserve.
+    let refusal = loop {
+        let next = journal.append(1, &[7; 100]);
+        match journal.commit() {
+            Ok(_) => kept.push(next),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refusal.kind, Kind::Full);
+    assert!((30..60).contains(&kept.len()), "{}", kept.len());
+    assert!(!journal.files.prepare().unwrap(), "the disk is full");
+    disk.crash(1);
+    // What is full when the broker starts stays full until there is room.
+    let mut journal = Journal::open(disk.clone(), Path::new(DIR), options.clone()).unwrap();
+    assert_eq!(journal.visited, kept);
+    journal.append(1, b"after");
+    journal.commit().unwrap();
+    assert!(journal.files.prepare().unwrap());
+    assert_eq!(disk.contents(&Path::new(DIR).join("journal.reserve")).map(|bytes| bytes.len()), Some(3000));
+    // One that is kept is not made again, and one of another size goes.
+    let creates = disk.count(Call::Create);
+    let mut journal = Journal::open(disk.clone(), Path::new(DIR), options).unwrap();
+    assert!(journal.files.prepare().unwrap());
+    assert_eq!(disk.count(Call::Create), creates);
+    Journal::open(disk.clone(), Path::new(DIR), small_files()).unwrap();
+    assert_eq!(disk.contents(&Path::new(DIR).join("journal.reserve")), None);
 }
 
 /// A full disk must not keep a broker from starting: opening writes nothing.
