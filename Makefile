@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .PHONY: help
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 .PHONY: run
 run: ## Build the broker and start it on 127.0.0.1:5672 (ARGS="…" for more)
@@ -33,11 +33,12 @@ test: setup check ## Everything CI runs: checks, Rust tests, real clients, the e
 	@$(CARGO) nextest run $(LOCKED) --workspace --profile ci
 	@$(CARGO) build $(LOCKED) --release --package leveret-cli
 	@env -u AMQP_URL LEVERET_BIN=$(LEVERET) tests/clients/run
+	@env -u RABBIT LEVERET_BIN=$(LEVERET) tests/conformance/run --short
 	@env -u AMQP_URL LEVERET_BIN=$(LEVERET) examples/shop/run 120
 
 .PHONY: setup
 setup:
-	@tools/setup python node nextest
+	@tools/setup python node nextest conformance
 
 .PHONY: check
 check: ## Read-only gates: format, lints, the rules of the house, documentation
@@ -51,6 +52,11 @@ check: ## Read-only gates: format, lints, the rules of the house, documentation
 fix: ## Mend what a machine can: format and lints
 	@$(CARGO) clippy --quiet --fix --allow-dirty --allow-staged --workspace --all-targets
 	@$(CARGO) fmt --all
+
+.PHONY: conformance
+conformance: ## The clients' own test suites (RABBIT=1: against RabbitMQ, too; ARGS="…" names some)
+	@$(CARGO) build $(LOCKED) --release --package leveret-cli
+	@LEVERET_BIN=$(LEVERET) tests/conformance/run $(ARGS)
 
 .PHONY: bench
 bench: ## Measure Leveret beside other brokers (ARGS="…" for bench/run)

@@ -28,6 +28,7 @@ use crate::topology::Topology;
 
 pub use apply::Effect;
 pub use change::{Change, Decision, DeclareExchange, DeclareQueue, Reply};
+pub use decide::refuse_default_exchange;
 pub use record::{KIND, Record, VERSION};
 
 /// Longest name of anything, in bytes: names travel as short strings.

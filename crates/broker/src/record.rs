@@ -6,9 +6,11 @@
 //! Delivered | queue u64 | last u64                                                    |
 //! Spilled   | queue u64 | segment: number u64, incarnation u64 | from: offset u64, sequence u64 |
 //!           | to: offset u64, sequence u64 | (first u64, count u32) x n                |
+//! Arrived   | queue u64 | (first u64, milliseconds since 1970 u64) x n                 |
+//! Returned  | queue u64 | returns u16 | (first u64, count u32) x n                     |
 //! ```
 //!
-//! Integers are big-endian. All four are version 1. A sequence number counts the messages of one queue; those of an
+//! Integers are big-endian. All are version 1. A sequence number counts the messages of one queue; those of an
 //! Enqueue follow each other in each of its queues.
 
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use bytes::Bytes;
 use crate::id::QueueId;
 use crate::message::Messages;
 use crate::page::{Extent, Place, Segment};
+use crate::queue::Mark;
 
 /// A place in the log, in bytes since its beginning; grows, and is never given out twice.
 pub type Position = u64;
@@ -72,6 +75,22 @@ pub enum Record {
         /// Which messages; others there do not survive.
         spans: Vec<Span>,
     },
+    /// When messages arrived.
+    Arrived {
+        /// The queue.
+        queue: QueueId,
+        /// From which number on when.
+        marks: Vec<Mark>,
+    },
+    /// Messages were given back.
+    Returned {
+        /// The queue.
+        queue: QueueId,
+        /// How often, by now.
+        returns: u16,
+        /// Which.
+        spans: Vec<Span>,
+    },
 }
 
 /// Kind of [`Record::Enqueue`] in the log.
@@ -82,6 +101,10 @@ pub const SETTLE: u8 = 2;
 pub const DELIVERED: u8 = 3;
 /// Kind of [`Record::Spilled`] in the log.
 pub const SPILLED: u8 = 4;
+/// Kind of [`Record::Arrived`] in the log.
+pub const ARRIVED: u8 = 16;
+/// Kind of [`Record::Returned`] in the log.
+pub const RETURNED: u8 = 17;
 
 /// Writes [`Record::Enqueue`] without building it, for messages of which the first comes `nth` after the one with these
 /// sequence numbers. `scratch` is reused from call to call.
@@ -145,6 +168,32 @@ pub fn append_spilled(
     ends.expect("there is at least one record")
 }
 
+/// Writes [`Record::Arrived`] without building it.
+pub fn append_arrived(log: &mut impl Log, scratch: &mut Vec<u8>, queue: QueueId, marks: &[Mark]) -> Position {
+    scratch.clear();
+    scratch.extend_from_slice(&queue.0.to_be_bytes());
+    for mark in marks {
+        scratch.extend_from_slice(&mark.first.to_be_bytes());
+        scratch.extend_from_slice(&mark.ms.to_be_bytes());
+    }
+    log.append(ARRIVED, &[scratch])
+}
+
+/// Writes [`Record::Returned`] without building it.
+pub fn append_returned(
+    log: &mut impl Log,
+    scratch: &mut Vec<u8>,
+    queue: QueueId,
+    returns: u16,
+    spans: &[Span],
+) -> Position {
+    scratch.clear();
+    scratch.extend_from_slice(&queue.0.to_be_bytes());
+    scratch.extend_from_slice(&returns.to_be_bytes());
+    put_spans(scratch, spans);
+    log.append(RETURNED, &[scratch])
+}
+
 fn put_spans(out: &mut Vec<u8>, spans: &[Span]) {
     for span in spans {
         out.extend_from_slice(&span.first.to_be_bytes());
@@ -177,6 +226,13 @@ impl Record {
                 rest.is_empty().then_some(Record::Delivered { queue: QueueId(queue), last })
             }
             SPILLED => decode_spilled(payload),
+            ARRIVED => decode_arrived(payload),
+            RETURNED => {
+                let (queue, rest) = take_u64(payload)?;
+                let (returns, rest) = rest.split_first_chunk()?;
+                let returns = u16::from_be_bytes(*returns);
+                Some(Record::Returned { queue: QueueId(queue), returns, spans: take_spans(rest)? })
+            }
             _ => None,
         }
     }
@@ -214,6 +270,18 @@ fn decode_spilled(payload: &[u8]) -> Option<Record> {
         to: Place { offset: to_offset, sequence: to_sequence },
     };
     Some(Record::Spilled { queue: QueueId(queue), extent, spans: take_spans(rest)? })
+}
+
+fn decode_arrived(payload: &[u8]) -> Option<Record> {
+    let (queue, mut rest) = take_u64(payload)?;
+    let mut marks = Vec::new();
+    while !rest.is_empty() {
+        let (first, after) = take_u64(rest)?;
+        let (ms, after) = take_u64(after)?;
+        marks.push(Mark { first, ms });
+        rest = after;
+    }
+    Some(Record::Arrived { queue: QueueId(queue), marks })
 }
 
 fn take_spans(mut rest: &[u8]) -> Option<Vec<Span>> {

@@ -22,7 +22,7 @@ use crate::id::QueueId;
 
 pub use binding::{Binding, Destination};
 pub use exchange::{ALTERNATE_EXCHANGE, Exchange, ExchangeKind};
-pub use queue::{Overflow, Queue, QueueKind, Settings};
+pub use queue::{DeadLetterStrategy, DelayedRetry, Overflow, Queue, QueueKind, Settings};
 pub use route::Envelope;
 pub use vhost::Vhost;
 

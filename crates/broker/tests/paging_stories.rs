@@ -7,7 +7,9 @@ use broker::message::{Messages, Parts};
 use broker::page::{Answer, Extent, Limits, Order, Place, Run, Segment};
 use broker::queue::{Options, Subscription};
 use broker::record::{Log, Position};
+
 use broker::shard::{Batch, Command, Effect, Publish, Reply, Request, Shard};
+use broker::topology::Settings;
 use broker::window::Window;
 use bytes::{Bytes, BytesMut};
 
@@ -55,7 +57,15 @@ impl Story {
         let mut shard = Shard::default();
         shard.limit_paging(LIMITS);
         for (id, label) in [(ONE, "queue 'one'"), (TWO, "queue 'two'")] {
-            shard.open(id, Options { label: label.to_owned(), durable: true, auto_delete: false });
+            shard.open(
+                id,
+                Options {
+                    label: label.to_owned(),
+                    durable: true,
+                    auto_delete: false,
+                    settings: Settings::default(),
+                },
+            );
         }
         Story { shard, log: Count(0) }
     }
@@ -71,7 +81,13 @@ impl Story {
     }
 
     fn publish(&mut self, queue: QueueId, numbers: std::ops::Range<u64>) {
-        let one = |number| Publish { messages: message(number), persistent: true, route: 0 };
+        let one = |number| Publish {
+            messages: message(number),
+            persistent: true,
+            expires: false,
+            route: 0,
+            confirm: None,
+        };
         let batch = Batch {
             routes: vec![Arc::from([queue])],
             runs: numbers.map(one).collect(),
@@ -89,6 +105,7 @@ impl Story {
             priority: 0,
             prefetch,
             window: Window::default(),
+            timeout_ms: None,
         };
         self.round(CONSUMER, Command::Request(1, Request::Consume(queue, subscription)));
     }

@@ -50,6 +50,15 @@ fn shard_record(record: &Record) -> String {
             let place = format!("segment {number} in incarnation {incarnation:#x}, bytes {from} to {to}");
             format!("spilled of queue {queue} to {place}: {}", spans.join(", "))
         }
+        Record::Arrived { queue, marks } => {
+            let marks: Vec<_> =
+                marks.iter().map(|mark| format!("#{} at {} ms", mark.first, mark.ms)).collect();
+            format!("arrived in queue {queue}: from {}", marks.join(", from "))
+        }
+        Record::Returned { queue, returns, spans } => {
+            let spans: Vec<_> = spans.iter().map(span).collect();
+            format!("returned {returns} times to queue {queue}: {}", spans.join(", "))
+        }
     }
 }
 

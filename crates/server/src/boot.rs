@@ -9,11 +9,12 @@ use broker::error::Error;
 use broker::meta::{Change, DEFAULT_VHOST, Reply};
 use broker::password::PasswordHash;
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::forwarder::Forwarder;
 use crate::recovery::JournalOptions;
 use crate::{Failure, Fatal, meta, random, shard};
 
@@ -44,12 +45,17 @@ pub(crate) struct Owners {
 }
 
 /// Recovers everything and starts it: first the topology, which says what queues there are.
-pub(crate) async fn start(config: &Config, fatal: &Fatal) -> Result<Owners, Failure> {
+pub(crate) async fn start(
+    config: &Config,
+    fatal: &Fatal,
+    stop: watch::Receiver<bool>,
+) -> Result<Owners, Failure> {
     let directory = config.data_dir.join("journal");
     let recovered =
         meta::recover(&directory, JournalOptions { journal: 0, file_size: META_FILE_SIZE, reserve: 0 })?;
     let count = shard_count(config, &directory)?;
     let (notices_out, notices) = unbounded_channel();
+    let (to_forwarder, forwards) = unbounded_channel();
     let (mut shards, mut tasks) = (Vec::new(), Vec::new());
     for number in 0..count {
         let journal = u32::try_from(number + 1).map_err(|_| Failure("too many shards".to_owned()))?;
@@ -60,6 +66,7 @@ pub(crate) async fn start(config: &Config, fatal: &Fatal) -> Result<Owners, Fail
             journal: JournalOptions { journal, file_size: config.journal_file_size, reserve: RESERVE },
             queues: recovered.queues().filter(|(queue, _)| queue.shard(count) == number).collect(),
             notices: notices_out.clone(),
+            forwarder: to_forwarder.clone(),
             fatal: fatal.clone(),
         })?;
         shards.push(handle);
@@ -67,6 +74,8 @@ pub(crate) async fn start(config: &Config, fatal: &Fatal) -> Result<Owners, Fail
     }
     let (meta, task) = recovered.start(shards.clone(), notices, fatal.clone())?;
     tasks.push(task);
+    let forwarder = Forwarder::new(shards.clone(), meta.topology());
+    tasks.push(crate::spawn_owner("forwarder".to_owned(), fatal.clone(), forwarder.run(forwards, stop)));
     add_first_user(&meta).await?;
     if let Some(path) = &config.definitions {
         import(&meta, path).await?;

@@ -75,6 +75,11 @@ pub struct Recovery {
 }
 
 impl Recovery {
+    /// See [`Shard::tick`].
+    pub fn tick(&mut self, now_ms: u64) {
+        self.shard.tick(now_ms);
+    }
+
     /// A queue that has survived.
     pub fn open(&mut self, queue: QueueId, options: Options) {
         self.shard.open(queue, options);
@@ -112,6 +117,11 @@ impl Recovery {
 }
 
 impl Ledger {
+    /// See [`Shard::tick`].
+    pub fn tick(&mut self, now_ms: u64) {
+        self.shard.tick(now_ms);
+    }
+
     /// See [`Shard::open`].
     pub fn open(&mut self, queue: QueueId, options: Options) {
         self.shard.open(queue, options);

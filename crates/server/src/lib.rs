@@ -21,6 +21,7 @@ mod alarm;
 mod auth;
 mod boot;
 mod connection;
+mod forwarder;
 mod listener;
 mod lock;
 mod meta;
@@ -159,8 +160,8 @@ impl Server {
         let reload = Reload(Arc::default());
         let secure = config.tls.clone().map(|tls| listener::bind_tls(tls, &reload.0)).transpose()?;
         let (fatal, failed) = watch::channel(None);
-        let owners = boot::start(&config, &Fatal(fatal)).await?;
         let (stop, stopping) = watch::channel(false);
+        let owners = boot::start(&config, &Fatal(fatal), stopping.clone()).await?;
         let connections_max = config.limits.connections_max.min(Semaphore::MAX_PERMITS);
         let connections = Arc::new(Semaphore::new(connections_max));
         let (alarms_out, alarms) = watch::channel(Alarms::default());

@@ -76,6 +76,7 @@ fn options(queue: &Queue) -> Options {
         label: format!("queue '{}' in vhost '{}'", queue.name, queue.vhost),
         durable: queue.durable,
         auto_delete: queue.auto_delete,
+        settings: queue.settings(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
@@ -122,6 +123,12 @@ impl Handle {
     }
 }
 
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A batch larger than the whole inbox takes all of it.
 fn clamp(bytes: usize) -> u32 {
     u32::try_from(bytes.min(INBOX_BYTES_MAX)).expect("the inbox is smaller than 4 GiB")
@@ -138,12 +145,15 @@ pub(crate) struct Start<'a> {
     pub(crate) queues: Vec<(QueueId, Options)>,
     /// Who hears of queues that nobody uses any more.
     pub(crate) notices: UnboundedSender<Notice>,
+    /// Who takes messages from their queue to another place.
+    pub(crate) forwarder: Mailbox,
     pub(crate) fatal: Fatal,
 }
 
 /// Recovers a shard and starts its task. The task ends when all handles are dropped; then all is durable.
 pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle<()>), Failure> {
     let mut recovered = Recovery::default();
+    recovered.tick(now_ms());
     for (queue, options) in start.queues {
         recovered.open(queue, options);
     }
@@ -183,7 +193,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         pager,
         inputs,
         deferred: Deferred::default(),
-        mailboxes: HashMap::new(),
+        mailboxes: HashMap::from([(ConnectionId::FORWARDER, start.forwarder)]),
         notices: start.notices,
         message_bytes,
         congested: Arc::clone(&handle.congested),
@@ -229,8 +239,7 @@ impl Task {
     async fn run(mut self) {
         let mut round = Vec::with_capacity(ROUND_MAX);
         loop {
-            self.select(&mut round).await;
-            if round.is_empty() {
+            if !self.select(&mut round).await {
                 break;
             }
             self.apply(&mut round);
@@ -239,18 +248,26 @@ impl Task {
         self.journal.finish();
     }
 
-    /// Waits for inputs; none: all handles are gone.
-    async fn select(&mut self, round: &mut Vec<Input>) {
+    /// Waits for inputs, or until the clock asks for a round without any; false: all handles are gone.
+    async fn select(&mut self, round: &mut Vec<Input>) -> bool {
         if self.pace() == Pace::Free {
             self.deferred.release(round);
         }
-        if round.is_empty() {
-            self.inputs.recv_many(round, ROUND_MAX).await;
+        if !round.is_empty() {
+            return true;
         }
+        let receive = self.inputs.recv_many(round, ROUND_MAX);
+        let Some(deadline) = self.ledger.shard().next_deadline() else {
+            return receive.await > 0;
+        };
+        let wait = Duration::from_millis(deadline.saturating_sub(now_ms()));
+        // Nothing in time: the round is for what was due.
+        !tokio::time::timeout(wait, receive).await.is_ok_and(|count| count == 0)
     }
 
     fn apply(&mut self, round: &mut Vec<Input>) {
         let mut permits = Vec::new();
+        self.ledger.tick(now_ms());
         for input in round.drain(..) {
             if let Some(input) = self.deferred.pass(self.pace(), input) {
                 self.apply_one(input, &mut permits);

@@ -265,7 +265,8 @@ impl Meta {
     }
 }
 
-fn refuse_default_exchange(name: &str) -> Result<(), Error> {
+/// The default exchange is nobody's to declare, passively either, nor to delete or bind: RabbitMQ answers 403.
+pub fn refuse_default_exchange(name: &str) -> Result<(), Error> {
     if !name.is_empty() {
         return Ok(());
     }

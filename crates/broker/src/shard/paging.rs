@@ -114,11 +114,11 @@ impl Shard {
 
     /// Moves what is too much of a queue to the disk, and what will soon be wanted back.
     pub(super) fn page(&mut self, id: QueueId) {
-        let Shard { queues, paging, .. } = self;
+        let Shard { queues, paging, now, .. } = self;
         let Some(queue) = queues.get_mut(&id) else { return };
         if queue.needs_paging(&paging.limits) || paging.holding.contains(&id) {
             paging.spill(id, queue);
-            paging.read(id, queue);
+            paging.read(id, queue, *now);
         }
     }
 
@@ -227,8 +227,10 @@ impl Paging {
         self.orders.push_back(Order::Spill { queue: id, token: self.last_token, runs });
     }
 
-    fn read(&mut self, id: QueueId, queue: &mut Queue) {
-        let wanted = !queue.consumers.is_empty() || self.gets.iter().any(|get| get.queue == id);
+    fn read(&mut self, id: QueueId, queue: &mut Queue, now: u64) {
+        let wanted = !queue.consumers.is_empty()
+            || queue.wants_head(now)
+            || self.gets.iter().any(|get| get.queue == id);
         if !wanted || queue.closing {
             return;
         }

@@ -16,6 +16,9 @@ impl Shard {
         | Request::Inspect(queue) = &request
         {
             self.dispatch(*queue);
+            if self.queues.get(queue).is_some_and(Queue::has_extras) {
+                self.after_dispatch(*queue);
+            }
         }
         let answer = match request {
             Request::Consume(queue, subscription) => self.consume(from, queue, subscription),
@@ -38,9 +41,14 @@ impl Shard {
                 return self.reply_when_committed(from, token, purged.map(Reply::Purged));
             }
             Request::Delete { queue, if_unused, if_empty } => self.delete(queue, if_unused, if_empty),
-            Request::Inspect(queue) => self
-                .open_queue(queue)
-                .map(|queue| Reply::Counts { ready: queue.ready_len(), consumers: queue.consumers.len() }),
+            Request::Inspect(queue) => {
+                let now = self.now;
+                self.touch(queue);
+                self.open_queue(queue).map(|queue| {
+                    queue.used(now);
+                    Reply::Counts { ready: queue.ready_len(), consumers: queue.consumers.len() }
+                })
+            }
             Request::Sync => {
                 // What the round settled so far must be in the log before its end is waited for.
                 for queue in self.touched.clone() {
@@ -66,8 +74,10 @@ impl Shard {
         id: QueueId,
         subscription: Subscription,
     ) -> Result<Reply, Error> {
-        let connection = self.outbox.place(from);
+        let (connection, now) = (self.outbox.place(from), self.now);
+        self.expect_timeout(subscription.timeout_ms);
         let queue = self.open_queue(id)?;
+        queue.used(now);
         let taken =
             queue.consumers.has_exclusive() || (subscription.exclusive && !queue.consumers.is_empty());
         if taken {
@@ -95,12 +105,13 @@ impl Shard {
 
     pub(super) fn get(&mut self, get: Get) -> Result<Reply, Error> {
         let Get { queue: id, from, channel, no_ack, .. } = get;
-        let connection = self.outbox.place(from);
+        let (connection, since) = (self.outbox.place(from), self.now);
         let queue = self.open_queue(id)?;
+        queue.used(since);
         let taken = if no_ack {
             queue.take(1)
         } else {
-            let holder = Holder { connection, channel, consumer: None };
+            let holder = Holder { connection, channel, consumer: None, since };
             queue.lend(holder, 1)
         };
         let ready = queue.ready_len();
@@ -113,8 +124,8 @@ impl Shard {
             self.takes_part(connection, id);
         }
         self.touch(id);
-        let Run { messages, redelivered, .. } = run;
-        let delivery = Delivery { consumer: 0, queue: id, first, redelivered, messages };
+        let Run { messages, redelivered, returns, .. } = run;
+        let delivery = Delivery { consumer: 0, queue: id, first, redelivered, returns, messages };
         Ok(Reply::Got(Some(delivery), ready))
     }
 
@@ -151,7 +162,7 @@ impl Shard {
     }
 
     /// Remembers that a connection consumes from a queue or holds messages of it.
-    fn takes_part(&mut self, connection: usize, queue: QueueId) {
+    pub(super) fn takes_part(&mut self, connection: usize, queue: QueueId) {
         if let Some(connection) = self.outbox.get_mut(connection) {
             connection.queues.insert(queue);
         }

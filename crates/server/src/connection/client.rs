@@ -234,10 +234,10 @@ impl Client {
     }
 
     fn open(&mut self, vhost: Arc<str>) {
-        let (Stage::Greeting(greeting), Some(links)) = (&self.stage, &self.links) else {
+        let Stage::Greeting(greeting) = &self.stage else {
             return;
         };
-        let session = greeting.session(vhost, &self.protocol, self.topology.clone(), links);
+        let session = greeting.session(vhost, &self.protocol, self.topology.clone(), &self.shared);
         self.protocol.accept_open(&mut self.output.bytes);
         self.stage = Stage::Open(Box::new(session));
         self.deadline = Instant::now() + self.tick_length();

@@ -159,16 +159,18 @@ impl Greeting {
         vhost: Arc<str>,
         connection: &Connection,
         topology: Topology,
-        links: &Links,
+        shared: &Shared,
     ) -> Session {
+        let timeout = shared.config.limits.consumer_timeout;
         let identity = Identity {
             connection: self.id,
             user: Arc::clone(&self.user),
             vhost,
             frame_max: connection.negotiated().frame_max,
             consumer_cancel_notify: connection.capabilities().consumer_cancel_notify,
+            consumer_timeout_ms: timeout.and_then(|timeout| u64::try_from(timeout.as_millis()).ok()),
         };
-        Session::new(identity, topology, links.shard_count())
+        Session::new(identity, topology, shared.shards.len())
     }
 }
 

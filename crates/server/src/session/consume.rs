@@ -6,6 +6,8 @@ use amqp::content;
 use amqp::error::Error;
 use amqp::frame;
 use amqp::method::{Method, basic};
+use amqp::properties::Properties;
+use amqp::table::TableBuilder;
 use broker::access::{Operation, Resource};
 use broker::id::QueueId;
 use broker::message::Message;
@@ -18,6 +20,9 @@ use super::channel::{Consumer, Unacked};
 use super::{CONSUMERS_MAX, Outcome, Session, reply, reply_to};
 use crate::output::{Output, REFERENCED_FROM};
 use crate::random;
+
+/// The header that says how often a message came back.
+const DELIVERY_COUNT: &str = "x-delivery-count";
 
 impl Session {
     pub(super) fn consume(
@@ -33,7 +38,10 @@ impl Session {
         let queue = self.queue_named(number, consume.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
         let priority = priority(consume)?;
+        let own_timeout = timeout(consume)?.or(queue.settings().consumer_timeout_ms);
+        let timeout_ms = own_timeout.or(self.identity.consumer_timeout_ms);
         let subscription = self.subscribe(number, consume, &tag, queue.id, priority)?;
+        let subscription = Subscription { timeout_ms, ..subscription };
         let nowait = consume.nowait;
         let consumer = subscription.consumer;
         self.ask(
@@ -93,6 +101,7 @@ impl Session {
             exclusive: consume.exclusive,
             priority,
             prefetch: channel.prefetch,
+            timeout_ms: None,
             window: channel.window.clone(),
         };
         let known = Consumer { channel: number, tag: Arc::clone(tag), queue, no_ack: consume.no_ack };
@@ -141,6 +150,18 @@ impl Session {
         Some(known)
     }
 
+    /// A consumer has held a message for too long: its channel closes, and what it holds goes to others.
+    pub(super) fn timed_out(&mut self, consumer: u32, timeout_ms: u64) -> Result<(), (u16, Error)> {
+        let Some(channel) = self.consumers.get(&consumer).map(|consumer| consumer.channel) else {
+            return Ok(());
+        };
+        let text = format!(
+            "delivery acknowledgement on channel {channel} timed out. Timeout value used: {timeout_ms} ms. This timeout \
+             value can be configured, see consumers doc guide to learn more"
+        );
+        Err((channel, Error::precondition_failed(text)))
+    }
+
     /// The queue of a consumer is gone.
     pub(super) fn cancelled(&mut self, consumer: u32, out: &mut Vec<u8>) {
         let Some(Consumer { channel, tag, .. }) = self.forget_consumer(consumer) else {
@@ -170,12 +191,18 @@ impl Session {
         let Some(channel) = self.channels.get_mut(&consumer.channel) else {
             return;
         };
-        let Delivery { queue, first, redelivered, messages, .. } = delivery;
+        let Delivery { queue, first, redelivered, returns, messages, .. } = delivery;
         let first_tag = channel.next_delivery_tag(messages.count());
         for (message, delivery_tag) in messages.iter().zip(first_tag..) {
             let method =
                 content::Deliver { consumer_tag: &consumer.tag, delivery_tag, redelivered: *redelivered };
             let (body, frame_max) = (message.body(), self.identity.frame_max);
+            if *returns > 0 {
+                let properties = with_delivery_count(message, *returns);
+                let content = content::Message { properties: &properties, ..content(message) };
+                content::deliver(&mut out.bytes, consumer.channel, method, content, frame_max);
+                continue;
+            }
             if body.len() < REFERENCED_FROM || !content::fits_one_frame(body.len(), frame_max) {
                 content::deliver(&mut out.bytes, consumer.channel, method, content(message), frame_max);
             } else {
@@ -208,7 +235,11 @@ impl Session {
         let delivery_tag = channel.next_delivery_tag(1);
         let message_count = u32::try_from(left).unwrap_or(u32::MAX);
         let method = content::GetOk { delivery_tag, redelivered: delivery.redelivered, message_count };
-        content::get_ok(out, number, method, content(delivery.messages.first()), self.identity.frame_max);
+        let message = delivery.messages.first();
+        let counted = (delivery.returns > 0).then(|| with_delivery_count(message, delivery.returns));
+        let properties = counted.as_deref().unwrap_or(message.properties());
+        let content = content::Message { properties, ..content(message) };
+        content::get_ok(out, number, method, content, self.identity.frame_max);
         if !no_ack {
             let span = Span::one(delivery.first);
             channel.unacked.insert(delivery_tag, Unacked { queue: delivery.queue, span, consumed: false });
@@ -226,6 +257,33 @@ fn content(message: Message<'_>) -> content::Message<'_> {
         properties: message.properties(),
         body: message.body(),
     }
+}
+
+/// The properties of a message that came back, with the header that says how often.
+fn with_delivery_count(message: Message<'_>, returns: u16) -> Vec<u8> {
+    let mut out = Vec::new();
+    let Ok(properties) = Properties::new(message.properties()) else {
+        return message.properties().to_vec();
+    };
+    let mut headers = TableBuilder::new();
+    for (key, value) in properties.headers().iter().flat_map(|headers| headers.iter()) {
+        if key != DELIVERY_COUNT {
+            headers.insert(key, value);
+        }
+    }
+    headers.insert(DELIVERY_COUNT, i64::from(returns));
+    properties.with_headers(headers.as_table(), &mut out);
+    out
+}
+
+/// The argument `x-consumer-timeout`, milliseconds.
+fn timeout(consume: &basic::Consume<'_>) -> Result<Option<u64>, Error> {
+    let Some(value) = consume.arguments.get("x-consumer-timeout") else {
+        return Ok(None);
+    };
+    let timeout = value.as_int().and_then(|timeout| u64::try_from(timeout).ok());
+    let wrong = || Error::precondition_failed("invalid arg 'x-consumer-timeout': milliseconds were expected");
+    timeout.map(Some).ok_or_else(wrong)
 }
 
 /// The argument `x-priority`.

@@ -8,6 +8,7 @@ use broker::id::{ConnectionId, QueueId};
 use broker::page::{Answer, Limits, Order as PageOrder, Segment};
 use broker::queue::Options;
 use broker::shard::{Command, Confirm, Delivery, Effect, Reply, Request};
+use broker::topology::Settings;
 use server::ledger::{Budget, Ledger, Pending, Recovery};
 use server::pager::{Journal, Pages};
 use store::sim::{Call, Fault, Planned, Random, SimDisk};
@@ -635,6 +636,9 @@ impl World {
                     self.counts.confirmed += 1;
                 }
             }
+            Effect::Refused(_) | Effect::Forward(_) | Effect::TimedOut(..) => {
+                unreachable!("queues are plain")
+            }
             Effect::Cancelled(consumer) => self.clients.cancelled(connection, *consumer),
         }
     }
@@ -677,7 +681,7 @@ impl World {
 }
 
 fn options(queue: u64, durable: bool) -> Options {
-    Options { label: format!("queue '{queue}'"), durable, auto_delete: false }
+    Options { label: format!("queue '{queue}'"), durable, auto_delete: false, settings: Settings::default() }
 }
 
 /// Room for a few messages of a queue, or for many.
