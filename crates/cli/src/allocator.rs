@@ -35,19 +35,20 @@ const RESTING: u64 = 2;
 pub(crate) fn give_back_at_rest() -> std::io::Result<()> {
     #[cfg(target_env = "gnu")]
     std::thread::Builder::new().name("memory".to_owned()).stack_size(64 << 10).spawn(|| {
-        let (mut before, mut busy) = (0, false);
+        let (mut before, mut resting) = (0, 0_u32);
         loop {
             std::thread::sleep(LOOK);
             let used = processor_ticks().unwrap_or(before);
-            let rests = used - before <= RESTING;
-            if rests && busy {
+            resting = if used - before <= RESTING { resting.saturating_add(1) } else { 0 };
+            // Once more later: buffers are given up only after a while.
+            if resting == 1 || resting == 3 {
                 // SAFETY: malloc_trim takes a number and may be called at any time, on any thread.
                 // WHY: no crate offers it.
                 unsafe {
                     libc::malloc_trim(0);
                 }
             }
-            (before, busy) = (used, !rests);
+            before = used;
         }
     })?;
     Ok(())

@@ -210,6 +210,11 @@ impl Ledger {
         self.shard.segments()
     }
 
+    /// See [`Shard::give_up_segment`].
+    pub fn give_up_segment(&mut self, queue: QueueId, segment: Segment) -> u64 {
+        self.shard.give_up_segment(queue, segment)
+    }
+
     /// Bytes that were appended and are not yet durable.
     pub fn unsynced_bytes(&self) -> u64 {
         self.log.0.next_lsn().0 - self.synced.0
