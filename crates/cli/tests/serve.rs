@@ -7,8 +7,9 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
+use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use support::{Broker, Outcome, leveret, send};
 
 fn serve(arguments: &[&str]) -> Outcome {
@@ -124,4 +125,38 @@ fn read_line(from: impl Read) -> String {
     let mut line = String::new();
     BufReader::new(from).read_line(&mut line).unwrap();
     line
+}
+
+/// Descriptors that the broker may have.
+const DESCRIPTORS: u64 = 256;
+
+#[test]
+fn a_broker_that_is_out_of_descriptors_refuses_connections_and_goes_on_storing() {
+    // For this process too; the broker inherits it.
+    let limit = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), &["--shards", "1", "--journal-file-size", "1MiB"]);
+    let publish = ["publish", "--queue", "deep", "--declare", "--lines", "--window", "1000"];
+    let mut client = broker.client(&publish).spawn().unwrap();
+    let mut lines = client.stdin.take().unwrap();
+    let line = "x".repeat(1000) + "\n";
+    lines.write_all(line.repeat(100).as_bytes()).unwrap();
+    // As many as there can be, and more.
+    let sockets: Vec<TcpStream> = (0..180).map(|_| TcpStream::connect(broker.address()).unwrap()).collect();
+    let refused = |mut socket: &TcpStream| {
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        matches!(socket.read(&mut [0]), Ok(0)) || socket.write_all(b"AMQP").is_err()
+    };
+    assert!(refused(sockets.last().unwrap()), "there is a limit");
+    assert!(!refused(&sockets[0]), "the first is served");
+    // Journal files roll, and segments are written, meanwhile.
+    lines.write_all(line.repeat(20_000).as_bytes()).unwrap();
+    drop(lines);
+    let outcome = Outcome::from(client.wait_with_output().unwrap());
+    assert!(outcome.done().contains("20100"));
+    assert!(std::fs::read_dir(dir.path().join("segments/shard-0")).unwrap().count() > 0);
+    drop(sockets);
+    broker.run(&["publish", "--queue", "deep", "one more"]).done();
+    assert_eq!(broker.terminate().code(), Some(0));
 }

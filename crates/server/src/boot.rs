@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::descriptors::Shares;
 use crate::forwarder::Forwarder;
 use crate::recovery::JournalOptions;
 use crate::{Failure, Fatal, meta, random, shard};
@@ -57,12 +58,14 @@ pub(crate) async fn start(
     let (notices_out, notices) = unbounded_channel();
     let (to_forwarder, forwards) = unbounded_channel();
     let (mut shards, mut tasks) = (Vec::new(), Vec::new());
+    let descriptors = Shares::of_process(count);
     for number in 0..count {
         let journal = u32::try_from(number + 1).map_err(|_| Failure("too many shards".to_owned()))?;
         let (handle, task) = shard::start(shard::Start {
             number,
             directory: &directory,
             segments: &config.data_dir.join("segments"),
+            segments_open_max: descriptors.segments,
             journal: JournalOptions { journal, file_size: config.journal_file_size, reserve: RESERVE },
             queues: recovered.queues().filter(|(queue, _)| queue.shard(count) == number).collect(),
             notices: notices_out.clone(),

@@ -22,6 +22,7 @@ mod alarm;
 mod auth;
 mod boot;
 mod connection;
+mod descriptors;
 mod forwarder;
 mod listener;
 mod lock;
@@ -163,7 +164,9 @@ impl Server {
         let (fatal, failed) = watch::channel(None);
         let (stop, stopping) = watch::channel(false);
         let owners = boot::start(&config, &Fatal(fatal), stopping.clone()).await?;
-        let connections_max = config.limits.connections_max.min(Semaphore::MAX_PERMITS);
+        let shares = descriptors::Shares::of_process(config.shards);
+        let connections_max =
+            config.limits.connections_max.min(shares.connections).min(Semaphore::MAX_PERMITS);
         let connections = Arc::new(Semaphore::new(connections_max));
         let (alarms_out, alarms) = watch::channel(Alarms::default());
         let limits = alarm::Limits {

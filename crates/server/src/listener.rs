@@ -67,7 +67,7 @@ pub(crate) async fn run(listener: TcpListener, acceptor: Option<Acceptor>, share
 
 fn greet(stream: TcpStream, peer: SocketAddr, acceptor: Option<Acceptor>, shared: &Arc<Shared>) {
     let Ok(place) = Arc::clone(&shared.connections).try_acquire_owned() else {
-        warn!(%peer, limit = shared.config.limits.connections_max, "refused: too many connections");
+        warn!(%peer, limit = shared.config.limits.connections_max, "refused: too many connections, by the configuration or by what is left of the descriptors");
         return;
     };
     if let Err(error) = prepare(&stream) {

@@ -48,6 +48,7 @@ pub struct Pages<D: Disk> {
     directory: PathBuf,
     options: Options,
     window: usize,
+    readers_max: usize,
     retry_delay: Duration,
     known: Vec<Name>,
     random: fn() -> u64,
@@ -102,6 +103,7 @@ impl<D: Disk + Clone> Pages<D> {
             directory: directory.to_owned(),
             options,
             window: WINDOW,
+            readers_max: READERS_MAX,
             retry_delay: RETRY_DELAY,
             known: known.iter().map(|(queue, segment)| name(*queue, *segment)).collect(),
             random,
@@ -124,6 +126,14 @@ impl<D: Disk + Clone> Pages<D> {
     /// Where the segments are.
     pub fn disk(&self) -> &D {
         &self.disk
+    }
+
+    /// Keeps so many segments open to write, and as many to read, instead of 64.
+    #[must_use]
+    pub fn with_open_max(mut self, files: usize) -> Pages<D> {
+        self.options.files_open_max = files;
+        self.readers_max = files;
+        self
     }
 
     /// Tries again after this time, instead of a second.
@@ -373,7 +383,7 @@ impl<D: Disk + Clone> Pages<D> {
         if let Some(damage) = reader.damage() {
             warn!(segment = %id, %damage, "the header of a segment is damaged");
         }
-        if self.readers.len() >= READERS_MAX {
+        if self.readers.len() >= self.readers_max {
             self.readers.clear();
         }
         self.readers.insert(id, reader);

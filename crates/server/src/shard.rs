@@ -140,6 +140,8 @@ pub(crate) struct Start<'a> {
     pub(crate) directory: &'a Path,
     /// Where the segments of all shards are.
     pub(crate) segments: &'a Path,
+    /// How many it keeps open to write, and as many to read.
+    pub(crate) segments_open_max: usize,
     pub(crate) journal: recovery::JournalOptions,
     /// Durable queues of this shard.
     pub(crate) queues: Vec<(QueueId, Options)>,
@@ -169,7 +171,8 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
             let _ = inbox.send(Input::Journal(news));
         }
     })?;
-    let pages = open_pages(&start.segments.join(&name), &ledger.segments(), recovery::trust(&report))?;
+    let pages = open_pages(&start.segments.join(&name), &ledger.segments(), recovery::trust(&report))?
+        .with_open_max(start.segments_open_max);
     let answers = inbox.downgrade();
     let pager = Pager::new(&name, pages, move |answer| {
         if let Some(inbox) = answers.upgrade() {
