@@ -60,7 +60,8 @@ impl Lying {
             assert_eq!(there.len(), found.messages[queue].len(), "each once");
         }
         let report = &found.recovered;
-        let detected = !report.damaged.is_empty() || report.torn.is_some() || found.lost > 0;
+        // A torn tail does not count: it says that nothing of it was ever confirmed.
+        let detected = !report.damaged.is_empty() || found.lost > 0;
         Outcome { detected, refused: false, missing, back, wrong: found.wrong }
     }
 
