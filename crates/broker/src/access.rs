@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind};
 use crate::password::PasswordHash;
+use crate::pattern::Pattern;
 
 /// A user, as stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -332,38 +332,6 @@ impl Grant {
             Operation::Configure => &self.configure,
             Operation::Write => &self.write,
             Operation::Read => &self.read,
-        }
-    }
-}
-
-/// Compiled size of one pattern at most, in bytes.
-const PATTERN_SIZE_MAX: usize = 1 << 20;
-
-/// A pattern. Most are one of the first two, and those cost no memory.
-#[derive(Debug)]
-enum Pattern {
-    Everything,
-    Nothing,
-    Regex(Regex),
-}
-
-impl Pattern {
-    fn new(text: &str) -> Result<Pattern, Error> {
-        match text {
-            ".*" => Ok(Pattern::Everything),
-            "" | "^$" => Ok(Pattern::Nothing),
-            _ => match RegexBuilder::new(text).size_limit(PATTERN_SIZE_MAX).build() {
-                Ok(regex) => Ok(Pattern::Regex(regex)),
-                Err(_) => Err(Error::new(Kind::Invalid, format!("regular expression '{text}' is invalid"))),
-            },
-        }
-    }
-
-    fn matches(&self, name: &str) -> bool {
-        match self {
-            Pattern::Everything => true,
-            Pattern::Nothing => false,
-            Pattern::Regex(regex) => regex.is_match(name),
         }
     }
 }

@@ -15,6 +15,8 @@ pub mod message;
 pub mod meta;
 pub mod page;
 pub mod password;
+mod pattern;
+pub mod policy;
 pub mod queue;
 pub mod record;
 pub mod sequence;

@@ -7,8 +7,10 @@ mod binding;
 mod exchange;
 pub(crate) mod headers;
 pub(crate) mod pick;
+mod policies;
 mod queue;
 mod route;
+mod settings;
 mod trie;
 mod vhost;
 
@@ -19,11 +21,13 @@ use imbl::OrdMap;
 use crate::access::Access;
 use crate::error::{Error, Kind};
 use crate::id::QueueId;
+use crate::policy::{Policy, Tier};
 
 pub use binding::{Binding, Destination};
 pub use exchange::{ALTERNATE_EXCHANGE, Exchange, ExchangeKind};
-pub use queue::{Overflow, Queue, QueueKind, Settings};
+pub use queue::Queue;
 pub use route::Envelope;
+pub use settings::{DeadLetterStrategy, DelayedRetry, Overflow, QueueKind, RetryKind, Settings};
 pub use vhost::Vhost;
 
 /// Everything a session needs to know to serve its client, as of one version.
@@ -74,6 +78,12 @@ impl Topology {
     /// The queue with this id.
     pub fn queue_by_id(&self, id: QueueId) -> Option<&Arc<Queue>> {
         self.queues.get(&id)
+    }
+
+    /// What the arguments of a queue and the policies for it come to. This is looked up, not worked out; after a change it
+    /// is announced by [`Effect::QueueChanged`](crate::meta::Effect::QueueChanged).
+    pub fn settings(&self, queue: &Queue) -> Settings {
+        self.vhost(&queue.vhost).map_or_else(Settings::default, |vhost| vhost.settings(queue))
     }
 
     /// All queues of all virtual hosts, in the order of their ids.
@@ -155,6 +165,22 @@ impl Topology {
 
     pub(crate) fn unbind(&mut self, vhost: &str, binding: &Binding) -> bool {
         self.change(vhost, |vhost| vhost.unbind(binding))
+    }
+
+    /// Returns the queues whose settings are others now.
+    pub(crate) fn put_policy(&mut self, vhost: &str, tier: Tier, policy: &Arc<Policy>) -> Vec<Arc<Queue>> {
+        let Some(vhost) = self.vhosts.get_mut(vhost) else {
+            return Vec::new();
+        };
+        self.version += 1;
+        vhost.put_policy(tier, policy)
+    }
+
+    /// Returns the queues whose settings are others now.
+    pub(crate) fn remove_policy(&mut self, vhost: &str, tier: Tier, name: &str) -> Vec<Arc<Queue>> {
+        let changed = self.vhosts.get_mut(vhost).and_then(|vhost| vhost.remove_policy(tier, name));
+        self.version += u64::from(changed.is_some());
+        changed.unwrap_or_default()
     }
 
     fn change(&mut self, vhost: &str, change: impl FnOnce(&mut Vhost) -> bool) -> bool {

@@ -229,6 +229,8 @@ impl Task {
             match effect {
                 Effect::QueueOpened(queue) => self.shard(queue.id).open(queue.id, options(&queue)),
                 Effect::QueueDropped(queue) => self.shard(queue.id).drop_queue(queue.id),
+                // The shard does not yet know settings.
+                Effect::QueueChanged(_) => {}
                 // Sessions look at the new topology by themselves.
                 Effect::VhostDropped(_) | Effect::AccessChanged(_) => {}
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{DEFAULT_VHOST, Meta, Record};
+use crate::policy::Tier;
 use crate::topology::{Queue, Vhost};
 
 /// What the caller has to see to after a change.
@@ -10,6 +11,8 @@ use crate::topology::{Queue, Vhost};
 pub enum Effect {
     /// The queue's shard has to open it.
     QueueOpened(Arc<Queue>),
+    /// The queue's shard has to use its new settings: [`Topology::settings`](crate::topology::Topology::settings).
+    QueueChanged(Arc<Queue>),
     /// The queue's shard has to drop it with all its messages.
     QueueDropped(Arc<Queue>),
     /// Connections to this virtual host have to be closed.
@@ -72,6 +75,12 @@ impl Meta {
             Record::PermissionsCleared { user, vhost } => {
                 self.topology.access_mut().clear_permissions(user, vhost);
                 vec![Effect::AccessChanged(Arc::clone(user))]
+            }
+            Record::PolicyPut { vhost, tier, policy } => {
+                changed(self.topology.put_policy(vhost, *tier, policy))
+            }
+            Record::PolicyDeleted { vhost, tier, name } => {
+                changed(self.topology.remove_policy(vhost, *tier, name))
             }
         }
     }
@@ -139,6 +148,10 @@ impl Meta {
     }
 }
 
+fn changed(queues: Vec<Arc<Queue>>) -> Vec<Effect> {
+    queues.into_iter().map(Effect::QueueChanged).collect()
+}
+
 fn vhost_records(vhost: &Vhost) -> impl Iterator<Item = Record> {
     let name = vhost.name();
     let exchanges = vhost.exchanges().filter(|exchange| exchange.durable && !exchange.is_predeclared());
@@ -153,5 +166,12 @@ fn vhost_records(vhost: &Vhost) -> impl Iterator<Item = Record> {
         durable: true,
     });
     let added = Record::VhostAdded { name: Arc::clone(name) };
-    std::iter::once(added).chain(exchanges).chain(queues).chain(bindings)
+    let policies = [Tier::User, Tier::Operator].into_iter().flat_map(move |tier| {
+        vhost.policies(tier).map(move |policy| Record::PolicyPut {
+            vhost: Arc::clone(name),
+            tier,
+            policy: Arc::clone(policy),
+        })
+    });
+    std::iter::once(added).chain(policies).chain(exchanges).chain(queues).chain(bindings)
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, precondition};
 use crate::topology::QueueKind;
 
 /// Ten years: the longest time a queue may be told to wait, in milliseconds.
-pub(super) const DURATION_MS_MAX: i64 = 315_360_000_000;
+pub(crate) const DURATION_MS_MAX: i64 = 315_360_000_000;
 
 /// Highest `x-max-priority`.
 const PRIORITY_MAX: i64 = 255;
@@ -30,7 +30,7 @@ const STREAM: &[QueueKind] = &[];
 
 /// In the order in which RabbitMQ looks at them. Leader locators are for quorum queues and streams, but clients send them
 /// with classic queues, too.
-const RULES: [Rule; 23] = [
+const RULES: [Rule; 27] = [
     Rule { key: "x-expires", kinds: BOTH, check: expires },
     Rule { key: "x-message-ttl", kinds: BOTH, check: duration },
     Rule { key: "x-dead-letter-exchange", kinds: BOTH, check: string },
@@ -47,6 +47,10 @@ const RULES: [Rule; 23] = [
     Rule { key: "x-single-active-consumer", kinds: BOTH, check: boolean },
     Rule { key: "x-queue-type", kinds: BOTH, check: queue_type },
     Rule { key: "x-delivery-limit", kinds: QUORUM, check: delivery_limit },
+    Rule { key: "x-consumer-timeout", kinds: BOTH, check: expires },
+    Rule { key: "x-delayed-retry-type", kinds: QUORUM, check: delayed_retry_type },
+    Rule { key: "x-delayed-retry-min", kinds: QUORUM, check: duration },
+    Rule { key: "x-delayed-retry-max", kinds: QUORUM, check: duration },
     Rule { key: "x-quorum-initial-group-size", kinds: QUORUM, check: positive },
     Rule { key: "x-queue-leader-locator", kinds: BOTH, check: leader_locator },
     Rule { key: "x-max-age", kinds: STREAM, check: string },
@@ -190,6 +194,10 @@ fn overflow(value: Value<'_>) -> Result<(), String> {
 
 fn dead_letter_strategy(value: Value<'_>) -> Result<(), String> {
     one_of(value, &["at-most-once", "at-least-once"], |_| "invalid_dlx_strategy".to_owned())
+}
+
+fn delayed_retry_type(value: Value<'_>) -> Result<(), String> {
+    one_of(value, &["disabled", "all", "failed", "returned"], |_| "invalid_delayed_retry_type".to_owned())
 }
 
 fn queue_mode(value: Value<'_>) -> Result<(), String> {

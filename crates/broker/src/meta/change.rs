@@ -8,6 +8,7 @@ use crate::arguments::Arguments;
 use crate::error::{Error, Kind};
 use crate::id::{ConnectionId, QueueId};
 use crate::password::PasswordHash;
+use crate::policy::{Policy, Tier};
 use crate::topology::{Binding, ExchangeKind, Queue};
 
 /// A wish. Whether the user may have it is checked before, by the front end.
@@ -111,6 +112,24 @@ pub enum Change {
         user: Arc<str>,
         /// Where.
         vhost: Arc<str>,
+    },
+    /// Make a policy, or replace the one of that name.
+    PutPolicy {
+        /// Where.
+        vhost: Arc<str>,
+        /// Whose.
+        tier: Tier,
+        /// As it shall be.
+        policy: Policy,
+    },
+    /// Remove a policy.
+    DeletePolicy {
+        /// Where.
+        vhost: Arc<str>,
+        /// Whose.
+        tier: Tier,
+        /// Its name.
+        name: Arc<str>,
     },
 }
 

@@ -10,12 +10,16 @@ use crate::access::{Permissions, TopicPermissions, User};
 use crate::error::{Error, Kind, precondition};
 use crate::id::{ConnectionId, QueueId};
 use crate::password::PasswordHash;
+use crate::policy::{Policy, Tier};
 use crate::topology::{
     ALTERNATE_EXCHANGE, Binding, Destination, Exchange, ExchangeKind, Queue, QueueKind, Vhost, headers, pick,
 };
 
 /// Ids are reserved in blocks of this many, so that transient queues rarely wait for a disk.
 const QUEUE_ID_BLOCK: u64 = 4096;
+
+/// Policies of one tier in one virtual host: each is looked at for each new queue.
+pub(super) const POLICIES_MAX: usize = 1000;
 
 /// Names that begin so are the broker's.
 const RESERVED_PREFIX: &str = "amq.";
@@ -61,6 +65,8 @@ impl Meta {
                 self.set_topic_permissions(user, vhost, exchange, permissions)
             }
             Change::ClearPermissions { user, vhost } => self.clear_permissions(user, vhost),
+            Change::PutPolicy { vhost, tier, policy } => self.put_policy(vhost, tier, policy),
+            Change::DeletePolicy { vhost, tier, name } => self.delete_policy(vhost, tier, name),
         }
     }
 
@@ -254,14 +260,38 @@ impl Meta {
         Ok(Decision::unless(none, Record::PermissionsCleared { user, vhost }))
     }
 
+    fn put_policy(&self, vhost: Arc<str>, tier: Tier, policy: Policy) -> Result<Decision, Error> {
+        let current = self.existing_vhost(&vhost)?;
+        check_name(tier.as_str(), &policy.name)?;
+        policy.check(tier, &vhost)?;
+        let same = match current.policy(tier, &policy.name) {
+            Some(current) => **current == policy,
+            None if current.policies(tier).count() >= POLICIES_MAX => {
+                let (what, name) = (tier.as_str(), &policy.name);
+                let text = format!("there are {POLICIES_MAX} already, which is the limit");
+                return Err(precondition(format!("{what} '{name}' in vhost '{vhost}': {text}")));
+            }
+            None => false,
+        };
+        Ok(Decision::unless(same, Record::PolicyPut { vhost, tier, policy: Arc::new(policy) }))
+    }
+
+    fn delete_policy(&self, vhost: Arc<str>, tier: Tier, name: Arc<str>) -> Result<Decision, Error> {
+        if self.existing_vhost(&vhost)?.policy(tier, &name).is_none() {
+            let text = format!("{} '{name}' does not exist in vhost '{vhost}'", tier.as_str());
+            return Err(Error::new(Kind::NotFound, text));
+        }
+        Ok(Decision::new(vec![Record::PolicyDeleted { vhost, tier, name }]))
+    }
+
     fn existing_user(&self, name: &str) -> Result<(), Error> {
         let missing = || Error::new(Kind::NotFound, format!("user '{name}' does not exist"));
         self.topology.access().user(name).map(drop).ok_or_else(missing)
     }
 
-    fn existing_vhost(&self, name: &str) -> Result<(), Error> {
+    fn existing_vhost(&self, name: &str) -> Result<&Vhost, Error> {
         let missing = || Error::new(Kind::NotFound, format!("vhost '{name}' does not exist"));
-        self.topology.vhost(name).map(drop).ok_or_else(missing)
+        self.topology.vhost(name).ok_or_else(missing)
     }
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::{Permissions, TopicPermissions, User};
 use crate::error::{Error, Kind};
 use crate::id::QueueId;
+use crate::policy::{Policy, Tier};
 use crate::topology::{Binding, Exchange, Queue};
 
 /// Kind of meta records in the log.
@@ -122,6 +123,24 @@ pub enum Record {
         /// Where.
         vhost: Arc<str>,
     },
+    /// A policy came or changed.
+    PolicyPut {
+        /// Where.
+        vhost: Arc<str>,
+        /// Whose.
+        tier: Tier,
+        /// The policy.
+        policy: Arc<Policy>,
+    },
+    /// A policy went.
+    PolicyDeleted {
+        /// Where.
+        vhost: Arc<str>,
+        /// Whose.
+        tier: Tier,
+        /// Its name.
+        name: Arc<str>,
+    },
 }
 
 impl Record {
@@ -141,7 +160,9 @@ impl Record {
             | Record::UserDeleted { .. }
             | Record::PermissionsSet { .. }
             | Record::TopicPermissionsSet { .. }
-            | Record::PermissionsCleared { .. } => true,
+            | Record::PermissionsCleared { .. }
+            | Record::PolicyPut { .. }
+            | Record::PolicyDeleted { .. } => true,
         }
     }
 

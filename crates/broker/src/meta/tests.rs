@@ -3,6 +3,7 @@
 mod declaring;
 mod format;
 mod keeping;
+mod policies;
 mod random;
 mod routing;
 
@@ -16,6 +17,7 @@ use super::*;
 use crate::access::{Permissions, TopicPermissions, User};
 use crate::arguments::Arguments;
 use crate::password::PasswordHash;
+use crate::policy::{ApplyTo, Policy, Tier};
 use crate::topology::{Binding, Destination, Envelope, Exchange, ExchangeKind, Queue};
 
 const MINE: ConnectionId = ConnectionId(1);
@@ -104,6 +106,7 @@ impl Story {
         for effect in self.meta.apply(record) {
             self.text += &match effect {
                 Effect::QueueOpened(queue) => format!(", open {}", queue.name),
+                Effect::QueueChanged(queue) => format!(", change {}", queue.name),
                 Effect::QueueDropped(queue) => format!(", drop {}", queue.name),
                 Effect::VhostDropped(vhost) => format!(", close {vhost}"),
                 Effect::AccessChanged(user) => format!(", look at {user}"),
@@ -158,6 +161,8 @@ fn name(record: &Record) -> String {
         Record::PermissionsSet { user, vhost, .. } => format!("{user} may {vhost}"),
         Record::TopicPermissionsSet { user, exchange, .. } => format!("{user} may keys of {exchange}"),
         Record::PermissionsCleared { user, vhost } => format!("{user} may not {vhost}"),
+        Record::PolicyPut { tier, policy, .. } => format!("{} {}", tier.as_str(), policy.name),
+        Record::PolicyDeleted { tier, name, .. } => format!("no {} {name}", tier.as_str()),
     }
 }
 

@@ -30,6 +30,13 @@ fn samples() -> Vec<Record> {
     let to_exchange =
         Binding { arguments: arguments(), ..binding("x", "k", Destination::Exchange("y".into())) };
     let user = User { name: name(), password: PasswordHash::dummy(), tags: vec!["administrator".into()] };
+    let policy = Policy {
+        name: name(),
+        pattern: "^a".into(),
+        apply_to: ApplyTo::QuorumQueues,
+        priority: -1,
+        definition: arguments(),
+    };
     vec![
         Record::QueueIdsReserved { below: 4096 },
         Record::VhostAdded { name: name() },
@@ -50,6 +57,8 @@ fn samples() -> Vec<Record> {
             exchange: "x".into(),
             permissions: TopicPermissions { write: "^a".into(), read: "".into() },
         },
+        Record::PolicyPut { vhost: vhost(), tier: Tier::Operator, policy: Arc::new(policy) },
+        Record::PolicyDeleted { vhost: vhost(), tier: Tier::User, name: name() },
     ]
 }
 
