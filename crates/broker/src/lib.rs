@@ -11,6 +11,7 @@ pub mod arguments;
 pub mod definitions;
 pub mod error;
 pub mod id;
+pub mod limits;
 pub mod message;
 pub mod meta;
 pub mod page;

@@ -6,6 +6,7 @@
 mod binding;
 mod exchange;
 pub(crate) mod headers;
+mod metadata;
 pub(crate) mod pick;
 mod policies;
 mod queue;
@@ -21,10 +22,12 @@ use imbl::OrdMap;
 use crate::access::Access;
 use crate::error::{Error, Kind};
 use crate::id::QueueId;
+use crate::limits::VhostLimits;
 use crate::policy::{Policy, Tier};
 
 pub use binding::{Binding, Destination};
 pub use exchange::{ALTERNATE_EXCHANGE, Exchange, ExchangeKind};
+pub use metadata::Metadata;
 pub use queue::Queue;
 pub use route::Envelope;
 pub use settings::{DeadLetterStrategy, DelayedRetry, Overflow, QueueKind, RetryKind, Settings};
@@ -122,6 +125,14 @@ impl Topology {
         self.version += 1;
         self.vhosts.insert(Arc::clone(name), Vhost::new(Arc::clone(name)));
         true
+    }
+
+    pub(crate) fn set_vhost_metadata(&mut self, vhost: &str, metadata: &Arc<Metadata>) -> bool {
+        self.change(vhost, |vhost| vhost.set_metadata(metadata))
+    }
+
+    pub(crate) fn set_vhost_limits(&mut self, vhost: &str, limits: VhostLimits) -> bool {
+        self.change(vhost, |vhost| vhost.set_limits(limits))
     }
 
     /// Removes a virtual host and returns the queues it had.

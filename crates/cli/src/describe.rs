@@ -119,7 +119,26 @@ fn meta_record(record: &meta::Record) -> String {
         meta::Record::PolicyDeleted { vhost, tier, name } => {
             format!("{} {name:?} in {vhost:?} deleted", tier.as_str())
         }
+        meta::Record::VhostMetadataSet { vhost, metadata } => {
+            format!("virtual host {vhost:?} described: {metadata:?}")
+        }
+        meta::Record::VhostLimitsSet { vhost, limits } => {
+            let of = [("connections", limits.connections_max), ("queues", limits.queues_max)];
+            format!("limits of {vhost:?} set: {}", limits_set(of))
+        }
+        meta::Record::UserLimitsSet { user, limits } => {
+            let of = [("connections", limits.connections_max), ("channels", limits.channels_max)];
+            format!("limits of user {user:?} set: {}", limits_set(of))
+        }
     }
+}
+
+fn limits_set(limits: [(&str, Option<u64>); 2]) -> String {
+    let limits = limits.map(|(what, limit)| match limit {
+        Some(limit) => format!("{what} {limit}"),
+        None => format!("{what} unlimited"),
+    });
+    limits.join(", ")
 }
 
 fn policy_put(vhost: &str, tier: Tier, policy: &Policy) -> String {

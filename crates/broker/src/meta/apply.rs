@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::{DEFAULT_VHOST, Meta, Record};
+use crate::access::User;
+use crate::limits::{UserLimits, VhostLimits};
 use crate::policy::Tier;
-use crate::topology::{Queue, Vhost};
+use crate::topology::{Metadata, Queue, Vhost};
 
 /// What the caller has to see to after a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,32 +32,19 @@ impl Meta {
                 self.reserved = self.reserved.max(*below);
                 Vec::new()
             }
-            Record::VhostAdded { name } => {
-                self.topology.add_vhost(name);
-                Vec::new()
-            }
+            Record::VhostAdded { name } => quiet(self.topology.add_vhost(name)),
             Record::VhostDeleted { name } => self.drop_vhost(name),
             Record::ExchangeDeclared { vhost, exchange } => {
-                self.topology.add_exchange(vhost, exchange);
-                Vec::new()
+                quiet(self.topology.add_exchange(vhost, exchange))
             }
-            Record::ExchangeDeleted { vhost, name, .. } => {
-                self.topology.remove_exchange(vhost, name);
-                Vec::new()
-            }
+            Record::ExchangeDeleted { vhost, name, .. } => quiet(self.topology.remove_exchange(vhost, name)),
             Record::QueueDeclared { queue } => self.open_queue(queue),
             Record::QueueDeleted { id, .. } => {
                 let queue = self.topology.remove_queue(*id);
                 queue.into_iter().map(|queue| self.dropped(queue)).collect()
             }
-            Record::Bound { vhost, binding, .. } => {
-                self.topology.bind(vhost, binding);
-                Vec::new()
-            }
-            Record::Unbound { vhost, binding, .. } => {
-                self.topology.unbind(vhost, binding);
-                Vec::new()
-            }
+            Record::Bound { vhost, binding, .. } => quiet(self.topology.bind(vhost, binding)),
+            Record::Unbound { vhost, binding, .. } => quiet(self.topology.unbind(vhost, binding)),
             Record::UserPut { user } => {
                 self.topology.access_mut().put_user(user);
                 vec![Effect::AccessChanged(Arc::clone(&user.name))]
@@ -81,6 +70,14 @@ impl Meta {
             }
             Record::PolicyDeleted { vhost, tier, name } => {
                 changed(self.topology.remove_policy(vhost, *tier, name))
+            }
+            Record::VhostMetadataSet { vhost, metadata } => {
+                quiet(self.topology.set_vhost_metadata(vhost, metadata))
+            }
+            Record::VhostLimitsSet { vhost, limits } => quiet(self.topology.set_vhost_limits(vhost, *limits)),
+            Record::UserLimitsSet { user, limits } => {
+                self.topology.access_mut().set_limits(user, *limits);
+                Vec::new()
             }
         }
     }
@@ -124,10 +121,17 @@ impl Meta {
         let default_vhost: Arc<str> = DEFAULT_VHOST.into();
         let no_default = topology.vhost(DEFAULT_VHOST).is_none();
         let no_default = no_default.then_some(Record::VhostDeleted { name: default_vhost });
-        let users = topology.access().users().map(|user| Record::UserPut { user: Arc::clone(user) });
+        let users = topology.access().users().flat_map(|user| self.user_records(user));
         let vhosts = topology.vhosts().flat_map(vhost_records);
         let permissions = topology.access().users().flat_map(|user| self.permission_records(&user.name));
         reserved.into_iter().chain(no_default).chain(users).chain(vhosts).chain(permissions)
+    }
+
+    fn user_records(&self, user: &Arc<User>) -> impl Iterator<Item = Record> + use<> {
+        let limits = self.topology.access().limits(&user.name);
+        let limited = Record::UserLimitsSet { user: Arc::clone(&user.name), limits };
+        let limited = (limits != UserLimits::default()).then_some(limited);
+        std::iter::once(Record::UserPut { user: Arc::clone(user) }).chain(limited)
     }
 
     fn permission_records<'a>(&'a self, user: &'a Arc<str>) -> impl Iterator<Item = Record> + 'a {
@@ -146,6 +150,11 @@ impl Meta {
         });
         permissions.chain(topics)
     }
+}
+
+/// Whether or not something has changed, nobody has to do anything about it.
+fn quiet(_changed: bool) -> Vec<Effect> {
+    Vec::new()
 }
 
 fn changed(queues: Vec<Arc<Queue>>) -> Vec<Effect> {
@@ -173,5 +182,16 @@ fn vhost_records(vhost: &Vhost) -> impl Iterator<Item = Record> {
             policy: Arc::clone(policy),
         })
     });
-    std::iter::once(added).chain(policies).chain(exchanges).chain(queues).chain(bindings)
+    let (limits, metadata) = (vhost.limits(), Arc::clone(vhost.metadata()));
+    let limited = Record::VhostLimitsSet { vhost: Arc::clone(name), limits };
+    let limited = (limits != VhostLimits::default()).then_some(limited);
+    let written = *metadata != Metadata::default();
+    let written = written.then(|| Record::VhostMetadataSet { vhost: Arc::clone(name), metadata });
+    std::iter::once(added)
+        .chain(written)
+        .chain(limited)
+        .chain(policies)
+        .chain(exchanges)
+        .chain(queues)
+        .chain(bindings)
 }

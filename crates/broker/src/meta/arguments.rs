@@ -83,8 +83,11 @@ pub(super) fn check(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKi
     Ok(kind)
 }
 
+/// Argument that names the type of a queue.
+pub(super) const QUEUE_TYPE: &str = "x-queue-type";
+
 fn read_kind(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKind, Error> {
-    let key = "x-queue-type";
+    let key = QUEUE_TYPE;
     match arguments.get(key).map(|value| (value, value.as_str())) {
         None | Some((_, Some("classic"))) => Ok(QueueKind::Classic),
         Some((_, Some("quorum"))) => Ok(QueueKind::Quorum),
@@ -94,6 +97,11 @@ fn read_kind(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKind, Err
         )),
         Some((value, _)) => Err(invalid(queue, key, &queue_type(value).err().unwrap_or_default())),
     }
+}
+
+/// Whether queues of this type, as `x-queue-type` names it, can be declared.
+pub(super) fn is_known_type(name: &str) -> bool {
+    queue_type(Value::from(name)).is_ok()
 }
 
 fn check_one(queue: Subject<'_>, kind: QueueKind, rule: &Rule, value: Value<'_>) -> Result<(), Error> {

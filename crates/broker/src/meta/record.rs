@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::access::{Permissions, TopicPermissions, User};
 use crate::error::{Error, Kind};
 use crate::id::QueueId;
+use crate::limits::{UserLimits, VhostLimits};
 use crate::policy::{Policy, Tier};
-use crate::topology::{Binding, Exchange, Queue};
+use crate::topology::{Binding, Exchange, Metadata, Queue};
 
 /// Kind of meta records in the log.
 pub const KIND: u8 = 16;
@@ -141,6 +142,27 @@ pub enum Record {
         /// Its name.
         name: Arc<str>,
     },
+    /// What is written about a virtual host changed.
+    VhostMetadataSet {
+        /// Its name.
+        vhost: Arc<str>,
+        /// As it is now.
+        metadata: Arc<Metadata>,
+    },
+    /// What a virtual host may have changed.
+    VhostLimitsSet {
+        /// Its name.
+        vhost: Arc<str>,
+        /// As they are now.
+        limits: VhostLimits,
+    },
+    /// What a user may have changed.
+    UserLimitsSet {
+        /// Login name.
+        user: Arc<str>,
+        /// As they are now.
+        limits: UserLimits,
+    },
 }
 
 impl Record {
@@ -162,7 +184,10 @@ impl Record {
             | Record::TopicPermissionsSet { .. }
             | Record::PermissionsCleared { .. }
             | Record::PolicyPut { .. }
-            | Record::PolicyDeleted { .. } => true,
+            | Record::PolicyDeleted { .. }
+            | Record::VhostMetadataSet { .. }
+            | Record::VhostLimitsSet { .. }
+            | Record::UserLimitsSet { .. } => true,
         }
     }
 

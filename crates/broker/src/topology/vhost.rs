@@ -7,15 +7,18 @@ use imbl::OrdMap;
 use super::binding::{Binding, Bindings, Destination};
 use super::policies::Policies;
 use super::settings::Said;
-use super::{Exchange, Queue, Settings};
+use super::{Exchange, Metadata, Queue, Settings};
 use crate::error::{Error, Kind};
 use crate::id::QueueId;
+use crate::limits::VhostLimits;
 use crate::policy::{Policy, Tier};
 
 /// Everything in one virtual host.
 #[derive(Clone, Debug)]
 pub struct Vhost {
     name: Arc<str>,
+    metadata: Arc<Metadata>,
+    limits: VhostLimits,
     exchanges: OrdMap<Arc<str>, Arc<Exchange>>,
     queues: OrdMap<Arc<str>, Arc<Queue>>,
     /// Both ends of each binding are in the two maps above.
@@ -34,6 +37,8 @@ impl Vhost {
             Exchange::predeclared().map(|exchange| (Arc::clone(&exchange.name), Arc::new(exchange)));
         Vhost {
             name,
+            metadata: Arc::default(),
+            limits: VhostLimits::default(),
             exchanges: exchanges.collect(),
             queues: OrdMap::new(),
             bindings: Bindings::default(),
@@ -46,6 +51,21 @@ impl Vhost {
     /// Its name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// What is written about it.
+    pub fn metadata(&self) -> &Arc<Metadata> {
+        &self.metadata
+    }
+
+    /// What it may have.
+    pub fn limits(&self) -> VhostLimits {
+        self.limits
+    }
+
+    /// How many queues it has.
+    pub fn queue_count(&self) -> usize {
+        self.queues.len()
     }
 
     /// The exchange called `name`.
@@ -148,6 +168,18 @@ impl Vhost {
             Destination::Queue(name) => self.queue(name).is_some_and(|queue| queue.durable),
             Destination::Exchange(name) => self.exchange(name).is_some_and(|exchange| exchange.durable),
         }
+    }
+
+    pub(super) fn set_metadata(&mut self, metadata: &Arc<Metadata>) -> bool {
+        let news = self.metadata != *metadata;
+        self.metadata = Arc::clone(metadata);
+        news
+    }
+
+    pub(super) fn set_limits(&mut self, limits: VhostLimits) -> bool {
+        let news = self.limits != limits;
+        self.limits = limits;
+        news
     }
 
     pub(super) fn add_exchange(&mut self, exchange: Arc<Exchange>) -> bool {

@@ -37,6 +37,11 @@ fn samples() -> Vec<Record> {
         priority: -1,
         definition: arguments(),
     };
+    let metadata = Metadata {
+        description: "d".into(),
+        tags: vec!["t".into()],
+        default_queue_type: Some("quorum".into()),
+    };
     vec![
         Record::QueueIdsReserved { below: 4096 },
         Record::VhostAdded { name: name() },
@@ -59,6 +64,15 @@ fn samples() -> Vec<Record> {
         },
         Record::PolicyPut { vhost: vhost(), tier: Tier::Operator, policy: Arc::new(policy) },
         Record::PolicyDeleted { vhost: vhost(), tier: Tier::User, name: name() },
+        Record::VhostMetadataSet { vhost: vhost(), metadata: Arc::new(metadata) },
+        Record::VhostLimitsSet {
+            vhost: vhost(),
+            limits: VhostLimits { connections_max: Some(9), queues_max: None },
+        },
+        Record::UserLimitsSet {
+            user: name(),
+            limits: UserLimits { connections_max: None, channels_max: Some(0) },
+        },
     ]
 }
 

@@ -107,6 +107,23 @@ fn access() -> impl Strategy<Value = Change> {
     })
 }
 
+fn about() -> impl Strategy<Value = Change> {
+    (0..4, vhost(), "[uw]", proptest::option::of(1..9u64)).prop_map(|(what, vhost, user, max)| match what {
+        0 => Change::SetVhostLimits { vhost, limits: VhostLimits { connections_max: None, queues_max: max } },
+        1 => Change::SetUserLimits {
+            user: user.into(),
+            limits: UserLimits { connections_max: max, channels_max: max },
+        },
+        _ => Change::SetVhostMetadata {
+            vhost,
+            metadata: Metadata {
+                default_queue_type: max.map(|max| ["quorum", "classic"][(max % 2) as usize].into()),
+                ..Metadata::default()
+            },
+        },
+    })
+}
+
 fn definition() -> impl Strategy<Value = Arguments> {
     let ttl = |ttl: i64| TableBuilder::new().with("message-ttl", ttl);
     let alternate = TableBuilder::new().with("alternate-exchange", "b");
@@ -148,6 +165,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => vhost().prop_map(|name| if &*name == "/" { Change::AddVhost { name } } else { Change::DeleteVhost { name } }),
         2 => access(),
         3 => policy(),
+        1 => about(),
     ]
 }
 
@@ -306,12 +324,12 @@ fn state(meta: &Meta, keep: impl Fn(&Vhost, &Binding) -> bool, durable_only: boo
     }
     let names = topology.vhosts().map(|vhost| {
         let policies = [Tier::User, Tier::Operator].map(|tier| vhost.policies(tier).collect::<Vec<_>>());
-        format!("{} {policies:?}", vhost.name())
+        format!("{} {:?} {:?} {policies:?}", vhost.name(), vhost.metadata(), vhost.limits())
     });
     let users = topology.access().users().map(|user| {
         let permissions: Vec<_> = topology.access().permissions(&user.name).collect();
         let topics: Vec<_> = topology.access().topic_permissions(&user.name).collect();
-        format!("{user:?} {permissions:?} {topics:?}")
+        format!("{user:?} {:?} {permissions:?} {topics:?}", topology.access().limits(&user.name))
     });
     (exchanges.cloned().collect(), queues.cloned().collect(), bindings, names.chain(users).collect())
 }
