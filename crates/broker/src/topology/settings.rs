@@ -57,6 +57,16 @@ pub enum QueueKind {
     Quorum,
 }
 
+impl QueueKind {
+    /// The type as clients write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            QueueKind::Classic => "classic",
+            QueueKind::Quorum => "quorum",
+        }
+    }
+}
+
 /// What a full queue does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Overflow {
