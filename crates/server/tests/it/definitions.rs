@@ -50,7 +50,7 @@ async fn policies_change_while_clients_are_served() {
     let mut client = eventually("the policy counts", async || {
         broker.reload.reload();
         let mut client = Client::connect(broker.address).await;
-            client.publish("amq.direct", "k", "third").await;
+        client.publish("amq.direct", "k", "third").await;
         (client.drain("two").await == ["third"]).then_some(client)
     })
     .await;

@@ -188,9 +188,8 @@ impl Broker {
         assert_eq!(decision.durable, decision.records.iter().any(Record::is_durable));
         for record in &decision.records {
             let version = self.meta.topology().version();
-            let settings = settings(&self.meta);
             let effects = self.meta.apply(record);
-            self.check_announced(&settings, &effects);
+            self.check_announced(&effects);
             let reserves = matches!(record, Record::QueueIdsReserved { .. });
             assert!(reserves || self.meta.topology().version() > version, "{record:?} changes something");
             effects.into_iter().for_each(|effect| self.perform(effect));
@@ -217,15 +216,18 @@ impl Broker {
         }
     }
 
-    /// Exactly the queues are announced whose settings have changed.
-    fn check_announced(&self, before: &BTreeMap<QueueId, Settings>, effects: &[Effect]) {
-        let differs = |id: &QueueId, now: &Settings| before.get(id).is_some_and(|before| before != now);
-        let now = settings(&self.meta).into_iter().filter(|(id, now)| differs(id, now)).map(|(id, _)| id);
+    /// Exactly the queues are announced whose settings are others than their shards have.
+    fn check_announced(&self, effects: &[Effect]) {
+        let topology = self.meta.topology();
+        let differs = |queue: &&Arc<Queue>| {
+            self.open.get(&queue.id).is_some_and(|settings| *settings != topology.settings(queue))
+        };
         let announced = effects.iter().filter_map(|effect| match effect {
             Effect::QueueChanged(queue) => Some(queue.id),
             _ => None,
         });
-        assert_eq!(now.collect::<BTreeSet<_>>(), announced.collect());
+        let changed = topology.queues().filter(differs).map(|queue| queue.id);
+        assert_eq!(changed.collect::<BTreeSet<_>>(), announced.collect());
     }
 
     fn perform(&mut self, effect: Effect) {
