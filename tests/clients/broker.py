@@ -19,14 +19,21 @@ STOP_SECONDS = 15
 @contextlib.contextmanager
 def running(binary, arguments=(), listening=LISTENING):
     """Runs `leveret serve` on a free port and a fresh data directory; yields its URL, by the line that tells it."""
+    with process(binary, arguments) as serving:
+        yield f"amqp://guest:guest@{address(serving, listening)}/"
+
+
+@contextlib.contextmanager
+def process(binary, arguments=()):
+    """Runs `leveret serve` on a free port and a fresh data directory; yields its process."""
     with tempfile.TemporaryDirectory(prefix="leveret-clients-") as directory:
         command = [binary, "serve", "--amqp", "127.0.0.1:0", "--data-dir", directory, *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        serving = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
-            yield f"amqp://guest:guest@{address(process, listening)}/"
+            yield serving
         finally:
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(STOP_SECONDS)
+            serving.send_signal(signal.SIGTERM)
+            code = serving.wait(STOP_SECONDS)
         assert code == 0, f"the broker stopped with {code}"
 
 
