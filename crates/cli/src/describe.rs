@@ -5,6 +5,7 @@ use broker::arguments::Arguments;
 use broker::message::Message;
 use broker::meta;
 use broker::page::{Extent, Segment};
+use broker::policy::{Policy, Tier};
 use broker::record::{Record, Span};
 use broker::topology::{Binding, Destination, Queue};
 
@@ -123,7 +124,38 @@ fn meta_record(record: &meta::Record) -> String {
         meta::Record::PermissionsCleared { user, vhost } => {
             format!("permissions of {user:?} in {vhost:?} cleared")
         }
+        meta::Record::PolicyPut { vhost, tier, policy } => policy_put(vhost, *tier, policy),
+        meta::Record::PolicyDeleted { vhost, tier, name } => {
+            format!("{} {name:?} in {vhost:?} deleted", tier.as_str())
+        }
+        meta::Record::VhostMetadataSet { vhost, metadata } => {
+            format!("virtual host {vhost:?} described: {metadata:?}")
+        }
+        meta::Record::VhostLimitsSet { vhost, limits } => {
+            let of = [("connections", limits.connections_max), ("queues", limits.queues_max)];
+            format!("limits of {vhost:?} set: {}", limits_set(of))
+        }
+        meta::Record::UserLimitsSet { user, limits } => {
+            let of = [("connections", limits.connections_max), ("channels", limits.channels_max)];
+            format!("limits of user {user:?} set: {}", limits_set(of))
+        }
     }
+}
+
+fn limits_set(limits: [(&str, Option<u64>); 2]) -> String {
+    let limits = limits.map(|(what, limit)| match limit {
+        Some(limit) => format!("{what} {limit}"),
+        None => format!("{what} unlimited"),
+    });
+    limits.join(", ")
+}
+
+fn policy_put(vhost: &str, tier: Tier, policy: &Policy) -> String {
+    let Policy { name, pattern, apply_to, priority, definition } = policy;
+    let (what, definition) = (tier.as_str(), arguments(definition));
+    format!(
+        "{what} {name:?} in {vhost:?} put: pattern {pattern:?}, {apply_to:?}, priority {priority}{definition}"
+    )
 }
 
 fn queue_declared(queue: &Queue) -> String {

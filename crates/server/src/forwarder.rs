@@ -137,7 +137,7 @@ impl Forwarder {
         let Some(from) = topology.queue_by_id(origin.queue).cloned() else {
             return self.done(&origin);
         };
-        let settings = from.settings();
+        let settings = topology.settings(&from);
         let patient = settings.dead_letter_strategy == DeadLetterStrategy::AtLeastOnce;
         origin.again = patient.then(|| message.clone());
         let Some((letter, queues)) = self.address(topology, &from, &settings, origin.reason, message) else {

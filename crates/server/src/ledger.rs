@@ -8,6 +8,7 @@ use broker::page::{Answer, Limits, Order, Segment};
 use broker::queue::Options;
 use broker::record::{self, Log, Position};
 use broker::shard::{Command, Effect, Notice, Shard};
+use broker::topology::Settings;
 use store::{Lsn, Record, Round, Tail};
 
 /// When a journal is shortened, and by how much.
@@ -119,6 +120,11 @@ impl Ledger {
     /// See [`Shard::open`].
     pub fn open(&mut self, queue: QueueId, options: Options) {
         self.shard.open(queue, options);
+    }
+
+    /// See [`Shard::configure`].
+    pub fn configure(&mut self, queue: QueueId, settings: Settings) {
+        self.shard.configure(queue, settings, &mut self.log);
     }
 
     /// See [`Shard::drop_queue`].

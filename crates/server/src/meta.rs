@@ -63,12 +63,12 @@ pub(crate) struct Recovered {
 }
 
 /// How errors name a queue.
-fn options(queue: &Queue) -> Options {
+fn options(topology: &Topology, queue: &Queue) -> Options {
     Options {
         label: format!("queue '{}' in vhost '{}'", queue.name, queue.vhost),
         durable: queue.durable,
         auto_delete: queue.auto_delete,
-        settings: queue.settings(),
+        settings: topology.settings(queue),
     }
 }
 
@@ -95,7 +95,7 @@ impl Recovered {
 
     /// The queues that have survived.
     pub(crate) fn queues(&self) -> impl Iterator<Item = (QueueId, Options)> {
-        self.meta.topology().queues().map(|queue| (queue.id, options(queue)))
+        self.meta.topology().queues().map(|queue| (queue.id, options(self.meta.topology(), queue)))
     }
 
     /// Starts the task. It ends when all handles are dropped.
@@ -228,8 +228,13 @@ impl Task {
     fn tell(&self, held: Held) {
         for effect in held.effects {
             match effect {
-                Effect::QueueOpened(queue) => self.shard(queue.id).open(queue.id, options(&queue)),
+                Effect::QueueOpened(queue) => {
+                    self.shard(queue.id).open(queue.id, options(&held.topology, &queue));
+                }
                 Effect::QueueDropped(queue) => self.shard(queue.id).drop_queue(queue.id),
+                Effect::QueueChanged(queue) => {
+                    self.shard(queue.id).configure(queue.id, held.topology.settings(&queue));
+                }
                 // Sessions look at the new topology by themselves.
                 Effect::VhostDropped(_) | Effect::AccessChanged(_) => {}
             }

@@ -12,6 +12,7 @@ use broker::meta;
 use broker::page;
 use broker::queue::Options;
 use broker::shard::{Command, Effect, Notice};
+use broker::topology::Settings;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -49,6 +50,7 @@ enum Input {
     Connect(ConnectionId, Mailbox),
     Command(ConnectionId, Command, Option<OwnedSemaphorePermit>),
     Open(QueueId, Options),
+    Configure(QueueId, Box<Settings>),
     Drop(QueueId),
     Journal(Progress),
     Page(Option<page::Answer>),
@@ -99,6 +101,11 @@ impl Handle {
     /// The shard serves a queue from now on.
     pub(crate) fn open(&self, queue: QueueId, options: Options) {
         self.send(Input::Open(queue, options));
+    }
+
+    /// What a queue does has changed.
+    pub(crate) fn configure(&self, queue: QueueId, settings: Settings) {
+        self.send(Input::Configure(queue, Box::new(settings)));
     }
 
     /// A queue is deleted.
@@ -277,6 +284,7 @@ impl Task {
                 }
             }
             Input::Open(queue, options) => self.ledger.open(queue, options),
+            Input::Configure(queue, settings) => self.ledger.configure(queue, *settings),
             Input::Drop(queue) => self.ledger.drop_queue(queue),
             Input::Journal(Progress::Synced { synced, oldest, buffers }) => {
                 let (forget, pending) = self.ledger.synced(synced, oldest, buffers);

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, precondition};
 use crate::topology::QueueKind;
 
 /// Ten years: the longest time a queue may be told to wait, in milliseconds.
-pub(super) const DURATION_MS_MAX: i64 = 315_360_000_000;
+pub(crate) const DURATION_MS_MAX: i64 = 315_360_000_000;
 
 /// Highest `x-max-priority`.
 const PRIORITY_MAX: i64 = 255;
@@ -30,7 +30,7 @@ const STREAM: &[QueueKind] = &[];
 
 /// In the order in which RabbitMQ looks at them. Leader locators are for quorum queues and streams, but clients send them
 /// with classic queues, too.
-const RULES: [Rule; 23] = [
+const RULES: [Rule; 27] = [
     Rule { key: "x-expires", kinds: BOTH, check: expires },
     Rule { key: "x-message-ttl", kinds: BOTH, check: duration },
     Rule { key: "x-dead-letter-exchange", kinds: BOTH, check: string },
@@ -47,6 +47,10 @@ const RULES: [Rule; 23] = [
     Rule { key: "x-single-active-consumer", kinds: BOTH, check: boolean },
     Rule { key: "x-queue-type", kinds: BOTH, check: queue_type },
     Rule { key: "x-delivery-limit", kinds: QUORUM, check: delivery_limit },
+    Rule { key: "x-consumer-timeout", kinds: BOTH, check: expires },
+    Rule { key: "x-delayed-retry-type", kinds: QUORUM, check: delayed_retry_type },
+    Rule { key: "x-delayed-retry-min", kinds: QUORUM, check: duration },
+    Rule { key: "x-delayed-retry-max", kinds: QUORUM, check: duration },
     Rule { key: "x-quorum-initial-group-size", kinds: QUORUM, check: positive },
     Rule { key: "x-queue-leader-locator", kinds: BOTH, check: leader_locator },
     Rule { key: "x-max-age", kinds: STREAM, check: string },
@@ -79,8 +83,11 @@ pub(super) fn check(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKi
     Ok(kind)
 }
 
+/// Argument that names the type of a queue.
+pub(super) const QUEUE_TYPE: &str = "x-queue-type";
+
 fn read_kind(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKind, Error> {
-    let key = "x-queue-type";
+    let key = QUEUE_TYPE;
     match arguments.get(key).map(|value| (value, value.as_str())) {
         None | Some((_, Some("classic"))) => Ok(QueueKind::Classic),
         Some((_, Some("quorum"))) => Ok(QueueKind::Quorum),
@@ -90,6 +97,11 @@ fn read_kind(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKind, Err
         )),
         Some((value, _)) => Err(invalid(queue, key, &queue_type(value).err().unwrap_or_default())),
     }
+}
+
+/// Whether queues of this type, as `x-queue-type` names it, can be declared.
+pub(super) fn is_known_type(name: &str) -> bool {
+    queue_type(Value::from(name)).is_ok()
 }
 
 fn check_one(queue: Subject<'_>, kind: QueueKind, rule: &Rule, value: Value<'_>) -> Result<(), Error> {
@@ -190,6 +202,10 @@ fn overflow(value: Value<'_>) -> Result<(), String> {
 
 fn dead_letter_strategy(value: Value<'_>) -> Result<(), String> {
     one_of(value, &["at-most-once", "at-least-once"], |_| "invalid_dlx_strategy".to_owned())
+}
+
+fn delayed_retry_type(value: Value<'_>) -> Result<(), String> {
+    one_of(value, &["disabled", "all", "failed", "returned"], |_| "invalid_delayed_retry_type".to_owned())
 }
 
 fn queue_mode(value: Value<'_>) -> Result<(), String> {

@@ -38,7 +38,7 @@ impl Session {
         let queue = self.queue_named(number, consume.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
         let priority = priority(consume)?;
-        let own_timeout = timeout(consume)?.or(queue.settings().consumer_timeout_ms);
+        let own_timeout = timeout(consume)?.or(self.topology.settings(&queue).consumer_timeout_ms);
         let timeout_ms = own_timeout.or(self.identity.consumer_timeout_ms);
         let subscription = self.subscribe(number, consume, &tag, queue.id, priority)?;
         let subscription = Subscription { timeout_ms, ..subscription };
