@@ -8,7 +8,7 @@
 //!           | to: offset u64, sequence u64 | (first u64, count u32) x n                |
 //! ```
 //!
-//! Integers are big-endian. All four are version 1. A sequence number counts the messages of one queue; those of an
+//! Integers are big-endian. All four are version 1. Kinds from 16 on are of [streams](crate::stream::record). A sequence number counts the messages of one queue; those of an
 //! Enqueue follow each other in each of its queues.
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crate::id::QueueId;
 use crate::message::Messages;
 use crate::page::{Extent, Place, Segment};
+use crate::stream;
 
 /// A place in the log, in bytes since its beginning; grows, and is never given out twice.
 pub type Position = u64;
@@ -72,6 +73,8 @@ pub enum Record {
         /// Which messages; others there do not survive.
         spans: Vec<Span>,
     },
+    /// Of a stream.
+    Stream(stream::record::Record),
 }
 
 /// Kind of [`Record::Enqueue`] in the log.
@@ -160,7 +163,7 @@ impl Record {
                 rest.is_empty().then_some(Record::Delivered { queue: QueueId(queue), last })
             }
             SPILLED => decode_spilled(payload),
-            _ => None,
+            _ => stream::record::Record::decode(kind, payload).map(Record::Stream),
         }
     }
 }

@@ -6,6 +6,7 @@ use broker::message::Message;
 use broker::meta;
 use broker::page::{Extent, Segment};
 use broker::record::{Record, Span};
+use broker::stream::{self, Bounds, Piece};
 use broker::topology::{Binding, Destination, Queue};
 
 /// Bytes of a body that are shown.
@@ -50,7 +51,46 @@ fn shard_record(record: &Record) -> String {
             let place = format!("segment {number} in incarnation {incarnation:#x}, bytes {from} to {to}");
             format!("spilled of queue {queue} to {place}: {}", spans.join(", "))
         }
+        Record::Stream(record) => stream_record(record),
     }
+}
+
+fn stream_record(record: &stream::record::Record) -> String {
+    use stream::record::Record;
+    match record {
+        Record::Stamped { stream, stamps } => {
+            let stamps: Vec<_> =
+                stamps.iter().map(|(first, time_ms)| format!("from #{first} at {time_ms} ms")).collect();
+            format!("written to stream {stream} {}", stamps.join(", "))
+        }
+        Record::Appended { stream, segment: Segment { number, incarnation }, pieces } => {
+            let pieces: Vec<_> = pieces.iter().map(piece).collect();
+            let place = format!("segment {number} in incarnation {incarnation:#x}");
+            format!("appended of stream {stream} to {place}: {}", pieces.join("; "))
+        }
+        Record::Bounds { stream, bounds: Bounds { start, next, time_ms } } => {
+            format!("stream {stream} begins with #{start} and goes on with #{next} after {time_ms} ms")
+        }
+        Record::Tracked { stream, offsets } => {
+            let offsets: Vec<_> =
+                offsets.iter().map(|(name, offset)| format!("{name:?} up to #{offset}")).collect();
+            format!("read of stream {stream}: {}", offsets.join(", "))
+        }
+    }
+}
+
+fn piece(piece: &Piece) -> String {
+    let Piece { from, to, first_ms, last_ms, marks } = piece;
+    let count = to.sequence.saturating_sub(from.sequence);
+    let span = span(&Span { first: from.sequence, count: u32::try_from(count).unwrap_or(u32::MAX) });
+    let filter = match (marks.bloom.len(), marks.unfiltered) {
+        (0, _) => String::new(),
+        (size, unfiltered) => {
+            let and = if unfiltered { " and messages without a value" } else { "" };
+            format!(", filter of {size} bytes{and}")
+        }
+    };
+    format!("bytes {} to {} {span}, {first_ms} to {last_ms} ms{filter}", from.offset, to.offset)
 }
 
 fn message(message: Message<'_>) -> String {

@@ -5,9 +5,8 @@
 
 use broker::id::{ConnectionId, QueueId};
 use broker::page::{Answer, Limits, Order, Segment};
-use broker::queue::Options;
 use broker::record::{self, Log, Position};
-use broker::shard::{Command, Effect, Notice, Shard};
+use broker::shard::{Command, Effect, Notice, Served, Shard};
 use store::{Lsn, Record, Round, Tail};
 
 /// When a journal is shortened, and by how much.
@@ -71,7 +70,7 @@ pub struct Recovery {
 
 impl Recovery {
     /// A queue that has survived.
-    pub fn open(&mut self, queue: QueueId, options: Options) {
+    pub fn open(&mut self, queue: QueueId, options: impl Into<Served>) {
         self.shard.open(queue, options);
     }
 
@@ -107,13 +106,18 @@ impl Recovery {
 
 impl Ledger {
     /// See [`Shard::open`].
-    pub fn open(&mut self, queue: QueueId, options: Options) {
+    pub fn open(&mut self, queue: QueueId, options: impl Into<Served>) {
         self.shard.open(queue, options);
     }
 
     /// See [`Shard::drop_queue`].
     pub fn drop_queue(&mut self, queue: QueueId) {
         self.shard.drop_queue(queue);
+    }
+
+    /// See [`Shard::set_time`].
+    pub fn set_time(&mut self, now_ms: u64) {
+        self.shard.set_time(now_ms);
     }
 
     /// See [`Shard::handle`].

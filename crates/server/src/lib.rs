@@ -20,6 +20,7 @@ pub mod recovery;
 mod alarm;
 mod auth;
 mod boot;
+mod clock;
 mod connection;
 mod listener;
 mod lock;

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
 use broker::meta;
 use broker::page;
-use broker::queue::Options;
-use broker::shard::{Command, Effect, Notice};
+use broker::shard::{Command, Effect, Notice, Served};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -18,7 +18,7 @@ use crate::journal::{Journal, Progress};
 use crate::ledger::{Ledger, Pending, Recovery};
 use crate::pager::{Pager, Pages};
 use crate::{Failure, Fatal};
-use crate::{random, recovery};
+use crate::{clock, random, recovery};
 
 /// Bytes of messages that may be on their way from sessions to one shard. When they are taken, sockets are not read.
 /// Few, since whatever a consumer says waits behind them: this much is handled in some ten milliseconds.
@@ -47,10 +47,12 @@ pub(crate) type Mailbox = UnboundedSender<Mail>;
 enum Input {
     Connect(ConnectionId, Mailbox),
     Command(ConnectionId, Command, Option<OwnedSemaphorePermit>),
-    Open(QueueId, Options),
+    Open(QueueId, Served),
     Drop(QueueId),
     Journal(Progress),
     Page(Option<page::Answer>),
+    /// It is late enough for something.
+    Wake,
 }
 
 /// A shard, as sessions and the meta task see it. It runs as long as a handle is left.
@@ -96,8 +98,8 @@ impl Handle {
     }
 
     /// The shard serves a queue from now on.
-    pub(crate) fn open(&self, queue: QueueId, options: Options) {
-        self.send(Input::Open(queue, options));
+    pub(crate) fn open(&self, queue: QueueId, served: Served) {
+        self.send(Input::Open(queue, served));
     }
 
     /// A queue is deleted.
@@ -129,7 +131,7 @@ pub(crate) struct Start<'a> {
     pub(crate) segments: &'a Path,
     pub(crate) journal: recovery::JournalOptions,
     /// Durable queues of this shard.
-    pub(crate) queues: Vec<(QueueId, Options)>,
+    pub(crate) queues: Vec<(QueueId, Served)>,
     /// Who hears of queues that nobody uses any more.
     pub(crate) notices: UnboundedSender<Notice>,
     pub(crate) fatal: Fatal,
@@ -222,16 +224,25 @@ impl Task {
         if !self.is_behind() {
             round.append(&mut self.deferred);
         }
-        if round.is_empty() {
+        if !round.is_empty() {
+            return;
+        }
+        let Some(at_ms) = self.ledger.shard().wakes_at_ms() else {
             self.inputs.recv_many(round, ROUND_MAX).await;
+            return;
+        };
+        let delay = Duration::from_millis(at_ms.saturating_sub(clock::unix_ms()));
+        if tokio::time::timeout(delay, self.inputs.recv_many(round, ROUND_MAX)).await.is_err() {
+            round.push(Input::Wake);
         }
     }
 
     fn apply(&mut self, round: &mut Vec<Input>) {
         let mut permits = Vec::new();
+        self.ledger.set_time(clock::unix_ms());
         for input in round.drain(..) {
             let hold = self.is_behind() || !self.deferred.is_empty();
-            if hold && !matches!(input, Input::Journal(_) | Input::Page(_)) {
+            if hold && !matches!(input, Input::Journal(_) | Input::Page(_) | Input::Wake) {
                 self.deferred.push(input);
                 continue;
             }
@@ -267,6 +278,7 @@ impl Task {
                 pending.into_iter().for_each(|pending| self.write(pending));
             }
             Input::Journal(Progress::Failed(error)) => self.fatal.report(error.into()),
+            Input::Wake => {}
             Input::Page(Some(answer)) => self.ledger.paged(answer),
             Input::Page(None) => {
                 let what = "the pager thread has panicked: please report this".to_owned();

@@ -19,7 +19,7 @@ use crate::record::{Position, Span, tidy};
 use crate::sequence::{Sequence, Stretch};
 use crate::shard::Delivery;
 use backlog::Backlog;
-use runs::Runs;
+pub(crate) use runs::Runs;
 
 /// What a message takes in memory beside its bytes: its share of a buffer's and a run's bookkeeping.
 const MESSAGE_OVERHEAD: u64 = 32;

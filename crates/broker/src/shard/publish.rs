@@ -16,7 +16,7 @@ pub(super) const RECORD_SIZE: usize = 4 << 10;
 #[derive(Clone, Copy)]
 pub(super) struct Written {
     first: Position,
-    last: Position,
+    pub(super) last: Position,
     overhead: u32,
 }
 
@@ -60,7 +60,9 @@ impl Shard {
 
     fn enqueue_one(&mut self, publish: Publish, id: QueueId, log: &mut impl Log) -> Option<Position> {
         let Publish { messages, persistent, .. } = publish;
-        let queue = self.queues.get_mut(&id)?;
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return self.enqueue_in_stream(&messages, id, log);
+        };
         let first = queue.take_sequence(messages.count());
         let durable = persistent && queue.options.durable;
         let written = durable.then(|| self.write(&[(id, first)], &messages, log));
@@ -75,7 +77,10 @@ impl Shard {
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
         for id in route {
-            let Some(queue) = self.queues.get_mut(id) else { continue };
+            let Some(queue) = self.queues.get_mut(id) else {
+                targets.extend(self.take_offsets(*id, messages.count(), log).map(|first| (*id, first)));
+                continue;
+            };
             let first = queue.take_sequence(messages.count());
             if *persistent && queue.options.durable {
                 targets.push((*id, first));
@@ -88,6 +93,7 @@ impl Shard {
             let stored = Some(written.stored(count_of(&targets)));
             for (id, first) in &targets {
                 self.place(*id, *first, Run { messages: messages.clone(), stored, redelivered: false });
+                self.streams.written(*id, written.last, *first + u64::from(messages.count()));
             }
         }
         self.targets = targets;
@@ -116,7 +122,9 @@ impl Shard {
 
     /// Puts messages into their queue.
     pub(super) fn place(&mut self, id: QueueId, first: u64, run: Run) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return self.place_in_stream(id, first, run);
+        };
         self.usage.add(&run);
         queue.enqueue(first, run);
         queue.touch(&mut self.touched, id);

@@ -9,6 +9,7 @@ use crate::record::Log;
 
 impl Shard {
     pub(super) fn request(&mut self, from: ConnectionId, token: u64, request: Request, log: &mut impl Log) {
+        let Some(request) = self.stream_request(from, token, request) else { return };
         // What was published before goes to consumers that wait for it first.
         if let Request::Get { queue, .. }
         | Request::Purge(queue)
@@ -18,7 +19,9 @@ impl Shard {
             self.dispatch(*queue);
         }
         let answer = match request {
-            Request::Consume(queue, subscription) => self.consume(from, queue, subscription),
+            Request::Consume(queue, subscription) | Request::Read(queue, subscription, _) => {
+                self.consume(from, queue, subscription)
+            }
             Request::Cancel(queue, consumer) => {
                 if self.cancel(from, queue, consumer) {
                     self.waiting_for_drop.push((queue, from, token));
@@ -46,6 +49,7 @@ impl Shard {
                 for queue in self.touched.clone() {
                     self.log_outcomes(queue, log);
                 }
+                self.log_tracked(log);
                 return self.reply_when_committed(from, token, Ok(Reply::Synced));
             }
         };
@@ -151,7 +155,7 @@ impl Shard {
     }
 
     /// Remembers that a connection consumes from a queue or holds messages of it.
-    fn takes_part(&mut self, connection: usize, queue: QueueId) {
+    pub(super) fn takes_part(&mut self, connection: usize, queue: QueueId) {
         if let Some(connection) = self.outbox.get_mut(connection) {
             connection.queues.insert(queue);
         }

@@ -62,6 +62,8 @@ pub enum QueueKind {
     Classic,
     /// Durable, shared, replicated where there is a cluster.
     Quorum,
+    /// Messages stay, for many readers.
+    Stream,
 }
 
 /// What a full queue does.
@@ -85,6 +87,16 @@ impl Queue {
         }
     }
 
+    /// How errors name it.
+    pub fn label(&self) -> String {
+        format!("queue '{}' in vhost '{}'", self.name, self.vhost)
+    }
+
+    /// Whether this is a stream.
+    pub fn is_stream(&self) -> bool {
+        self.arguments.string("x-queue-type") == Some("stream")
+    }
+
     /// RabbitMQ's answer to those that another connection keeps from the queue.
     pub(crate) fn locked(&self) -> Error {
         let Queue { name, vhost, .. } = self;
@@ -104,6 +116,7 @@ impl Queue {
         Settings {
             kind: match arguments.string("x-queue-type") {
                 Some("quorum") => QueueKind::Quorum,
+                Some("stream") => QueueKind::Stream,
                 _ => QueueKind::Classic,
             },
             message_ttl_ms: number("x-message-ttl"),

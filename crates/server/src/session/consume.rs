@@ -6,16 +6,19 @@ use amqp::content;
 use amqp::error::Error;
 use amqp::frame;
 use amqp::method::{Method, basic};
+use amqp::properties::Properties;
 use broker::access::{Operation, Resource};
 use broker::id::QueueId;
 use broker::message::Message;
 use broker::queue::Subscription;
 use broker::record::Span;
 use broker::shard::{Command, Delivery, Request};
+use broker::stream::Reading;
+use broker::topology::Queue;
 
 use super::answers::Awaited;
 use super::channel::{Consumer, Unacked};
-use super::{CONSUMERS_MAX, Outcome, Session, reply, reply_to};
+use super::{CONSUMERS_MAX, Outcome, Session, refused, reply, reply_to};
 use crate::output::{Output, REFERENCED_FROM};
 use crate::random;
 
@@ -32,6 +35,9 @@ impl Session {
         }
         let queue = self.queue_named(number, consume.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
+        if queue.is_stream() {
+            return self.read_stream(number, consume, &tag, &queue);
+        }
         let priority = priority(consume)?;
         let subscription = self.subscribe(number, consume, &tag, queue.id, priority)?;
         let nowait = consume.nowait;
@@ -40,6 +46,28 @@ impl Session {
             queue.id,
             Request::Consume(queue.id, subscription),
             Awaited::Consume { channel: number, consumer, nowait },
+        );
+        Ok(())
+    }
+
+    /// Consumes from a stream.
+    fn read_stream(
+        &mut self,
+        number: u16,
+        consume: &basic::Consume<'_>,
+        tag: &Arc<str>,
+        queue: &Queue,
+    ) -> Outcome {
+        let reading = Reading::of(consume.arguments, &queue.label(), tag).map_err(|error| refused(&error))?;
+        let subscription = self.subscribe(number, consume, tag, queue.id, 0)?;
+        let consumer = subscription.consumer;
+        if let Some(known) = self.consumers.get_mut(&consumer) {
+            known.reads = true;
+        }
+        self.ask(
+            queue.id,
+            Request::Read(queue.id, subscription, reading),
+            Awaited::Consume { channel: number, consumer, nowait: consume.nowait },
         );
         Ok(())
     }
@@ -95,7 +123,8 @@ impl Session {
             prefetch: channel.prefetch,
             window: channel.window.clone(),
         };
-        let known = Consumer { channel: number, tag: Arc::clone(tag), queue, no_ack: consume.no_ack };
+        let (tag, no_ack) = (Arc::clone(tag), consume.no_ack);
+        let known = Consumer { channel: number, tag, queue, no_ack, reads: false };
         self.consumers.insert(consumer, known);
         Ok(subscription)
     }
@@ -172,21 +201,30 @@ impl Session {
         };
         let Delivery { queue, first, redelivered, messages, .. } = delivery;
         let first_tag = channel.next_delivery_tag(messages.count());
-        for (message, delivery_tag) in messages.iter().zip(first_tag..) {
+        let mut properties = Vec::new();
+        for ((message, delivery_tag), offset) in messages.iter().zip(first_tag..).zip(*first..) {
+            let mut content = content(message);
+            if consumer.reads {
+                put_offset(&mut properties, content.properties, offset);
+                content.properties = &properties;
+            }
             let method =
                 content::Deliver { consumer_tag: &consumer.tag, delivery_tag, redelivered: *redelivered };
             let (body, frame_max) = (message.body(), self.identity.frame_max);
             if body.len() < REFERENCED_FROM || !content::fits_one_frame(body.len(), frame_max) {
-                content::deliver(&mut out.bytes, consumer.channel, method, content(message), frame_max);
+                content::deliver(&mut out.bytes, consumer.channel, method, content, frame_max);
             } else {
-                content::deliver_head(&mut out.bytes, consumer.channel, method, content(message), frame_max);
+                content::deliver_head(&mut out.bytes, consumer.channel, method, content, frame_max);
                 out.refer(messages.share(body));
                 out.bytes.push(frame::END);
             }
         }
         if !consumer.no_ack {
             let span = Span { first: *first, count: messages.count() };
-            channel.unacked.insert(first_tag, Unacked { queue: *queue, span, consumed: true });
+            let reader = consumer.reads.then_some(delivery.consumer);
+            channel
+                .unacked
+                .insert(first_tag, Unacked { queue: *queue, span, consumed: !consumer.reads, reader });
         }
     }
 
@@ -211,7 +249,8 @@ impl Session {
         content::get_ok(out, number, method, content(delivery.messages.first()), self.identity.frame_max);
         if !no_ack {
             let span = Span::one(delivery.first);
-            channel.unacked.insert(delivery_tag, Unacked { queue: delivery.queue, span, consumed: false });
+            let unacked = Unacked { queue: delivery.queue, span, consumed: false, reader: None };
+            channel.unacked.insert(delivery_tag, unacked);
         }
     }
 }
@@ -226,6 +265,13 @@ fn content(message: Message<'_>) -> content::Message<'_> {
         properties: message.properties(),
         body: message.body(),
     }
+}
+
+/// The properties of a message of a stream, as its readers see them: with its offset.
+fn put_offset(out: &mut Vec<u8>, properties: &[u8], offset: u64) {
+    out.clear();
+    let properties = Properties::new(properties).unwrap_or(Properties::EMPTY);
+    properties.with_long_header("x-stream-offset", i64::try_from(offset).unwrap_or(i64::MAX), out);
 }
 
 /// The argument `x-priority`.

@@ -242,7 +242,7 @@ fn arguments_of_queues() {
         {"x-single-active-consumer": signedint 1}: 406 invalid arg 'x-single-active-consumer' for queue 'q' in vhost '/': {unacceptable_type,signedint}
         {"x-queue-type": longstr x}: 406 invalid arg 'x-queue-type' for queue 'q' in vhost '/': "unsupported queue type 'x'"
         {"x-queue-type": signedint 1}: 406 invalid arg 'x-queue-type' for queue 'q' in vhost '/': {unacceptable_type,signedint}
-        {"x-queue-type": longstr stream}: 540 queue type 'stream' of queue 'q' in vhost '/' is not implemented yet
+        {"x-queue-type": longstr stream}: 406 invalid property 'non-durable' for queue 'q' in vhost '/'
         {"x-delivery-limit": signedint 5}: 406 invalid arg 'x-delivery-limit' for queue 'q' in vhost '/' of queue type rabbit_classic_queue
         {"x-queue-leader-locator": longstr balanced}: ok
         {"x-max-age": longstr 1Y}: 406 invalid arg 'x-max-age' for queue 'q' in vhost '/' of queue type rabbit_classic_queue
