@@ -12,7 +12,7 @@ use crate::page::{Answer, Extent, Order, Place, Run as Page, Segment};
 use crate::queue::{Run, Subscription};
 use crate::record::{Log, Position, Span};
 use crate::stream::record::{self, Record};
-use crate::stream::{Options, Reader, ReaderPlace, Reading, Source, Stream, not_supported};
+use crate::stream::{Bounds, Options, Reader, ReaderPlace, Reading, Source, Stream, not_supported};
 
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -128,6 +128,11 @@ impl Shard {
             self.streams.due.remove(&(due_ms, id));
             self.streams.touch(id);
         }
+    }
+
+    /// Where a stream begins and ends, if there is one.
+    pub fn stream_bounds(&self, id: QueueId) -> Option<Bounds> {
+        self.streams.all.get(&id).map(Stream::bounds)
     }
 
     /// When a round is wanted even if nothing happens until then.
@@ -387,6 +392,7 @@ impl Shard {
             if leaves { usage.remove(run) } else { usage.add(run) }
         });
         stream.shrink_cache(&paging.limits, |run| usage.remove(run));
+        stream.forget_stamps();
         self.last_append = Some(position);
         self.streams.touch(id);
         std::mem::take(&mut self.streams.wanting).into_iter().for_each(|id| self.streams.touch(id));
@@ -422,6 +428,7 @@ impl Shard {
         }
         trimmed.runs.iter().for_each(|run| usage.remove(run));
         stream.drop_below_start(|run| usage.remove(run));
+        stream.forget_stamps();
         let position = record::append_bounds(log, id, stream.bounds());
         stream.recorded(position);
         self.last_append = Some(position);

@@ -195,6 +195,7 @@ impl Stream {
     /// Recovery is over: all that was found is durable.
     pub(crate) fn recovered(&mut self) {
         self.readable = self.next;
+        self.forget_stamps();
     }
 
     /// Where the messages at an offset are, or the first ones behind it, for a reader with this wish. Also the offset from
@@ -266,15 +267,17 @@ impl Stream {
         self.tracking.take_changed()
     }
 
-    /// What is to be appended to a segment now, and whether that is to be a new one.
+    /// What is to be appended to a segment now, and whether that is to be a new one. Only what is committed, since readers
+    /// see all that is in a segment.
     pub(crate) fn plan_append(&mut self, limits: &Limits) -> Option<(Vec<(u64, Run)>, bool)> {
         let size = limits.spill.min(self.options.segment_size);
         if self.appending.is_some() || self.fresh.bytes() < size {
             return None;
         }
-        let runs = self.fresh.part(0, u64::MAX, size);
+        let runs = self.fresh.part(0, self.readable, size);
         let full = self.index.last_size() >= self.options.segment_size;
-        (!runs.is_empty()).then_some((runs, full || self.begin_segment))
+        let enough = runs.iter().map(|(_, run)| run.weight()).sum::<u64>() >= size;
+        enough.then_some((runs, full || self.begin_segment))
     }
 
     /// These messages are on their way to a segment. How the pages of the segment look.
@@ -340,6 +343,11 @@ impl Stream {
                 gone(&run);
             }
         }
+    }
+
+    /// Forgets when messages were written that are not in memory. Not while records are read: what is copied forward comes
+    /// late.
+    pub(crate) fn forget_stamps(&mut self) {
         let first = self.cached.first().or_else(|| self.fresh.first()).map_or(self.next, |(first, _)| first);
         self.stamps.forget_below(first);
     }
@@ -394,7 +402,6 @@ impl Stream {
         if let Some(last) = self.start.checked_sub(1) {
             self.cached.remove(0, last, |_, run| gone(&run));
             self.fresh.remove(0, last, |_, run| gone(&run));
-            self.stamps.forget_below(self.start);
         }
     }
 
