@@ -112,8 +112,8 @@ impl Shard {
     pub(super) fn place_in_stream(&mut self, id: QueueId, first: u64, run: Run) {
         let Some(stream) = self.streams.all.get_mut(&id) else { return };
         self.usage.add(&run);
-        if !stream.enqueue(first, run.clone()) {
-            self.usage.remove(&run);
+        if let Err(unwanted) = stream.enqueue(first, run) {
+            self.usage.remove(&unwanted);
         }
         self.streams.touch(id);
     }

@@ -157,15 +157,15 @@ impl Stream {
         self.stamps.recover(first, time_ms);
     }
 
-    /// Takes messages in, unless they are in a segment already or nobody wants them any more; false if so.
-    pub(crate) fn enqueue(&mut self, first: u64, run: Run) -> bool {
+    /// Takes messages in; gives back those that are in a segment already or that nobody wants any more.
+    pub(crate) fn enqueue(&mut self, first: u64, run: Run) -> Result<(), Run> {
         let end = first + u64::from(run.count());
         self.next = self.next.max(end);
-        let wanted = first >= self.start.max(self.index.end());
-        if wanted {
-            self.fresh.insert(first, run);
+        if first < self.start.max(self.index.end()) {
+            return Err(run);
         }
-        wanted
+        self.fresh.insert(first, run);
+        Ok(())
     }
 
     /// Messages that end here are in the log up to this position.

@@ -541,7 +541,8 @@ impl World {
             2 => Start::Offset(self.random.below(end + 1)),
             _ => Start::Ago(self.random.below(3000)),
         };
-        let wanted = || Wanted { values: vec![b"a"[..].into(), b"c"[..].into()], unfiltered: end % 2 == 0 };
+        let wanted =
+            || Wanted { values: vec![b"a"[..].into(), b"c"[..].into()], unfiltered: end.is_multiple_of(2) };
         let wanted = (self.random.below(3) == 0).then(wanted);
         let named =
             self.random.below(3) == 0 && !self.readers.values().any(|it| it.named && it.stream == stream);
