@@ -183,3 +183,50 @@ fn arguments(arguments: &Arguments) -> String {
         .map(|(key, value)| format!(", {}={}", key.escape_debug(), value.to_string().escape_debug()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use broker::id::QueueId;
+    use broker::page::Place;
+    use broker::record::{Log, Position};
+    use broker::stream::Marks;
+    use broker::stream::record as streams;
+
+    use super::*;
+
+    struct Lines(String);
+
+    impl Log for Lines {
+        fn append(&mut self, kind: u8, payload: &[&[u8]]) -> Position {
+            self.0 += &record(kind, broker::record::VERSION, &payload.concat());
+            self.0.push('\n');
+            0
+        }
+    }
+
+    #[test]
+    fn records_of_streams() {
+        let mut lines = Lines(String::new());
+        let stream = QueueId(7);
+        streams::append_stamped(&mut lines, stream, &[(3, 1000), (5, 1001)]);
+        let piece = |unfiltered, bloom: &[u8]| Piece {
+            from: Place { offset: 64, sequence: 3 },
+            to: Place { offset: 900, sequence: 10 },
+            first_ms: 1000,
+            last_ms: 1002,
+            marks: Marks { unfiltered, bloom: bloom.into() },
+        };
+        let pieces = [piece(true, &[]), piece(false, &[1; 16]), piece(true, &[1; 16])];
+        streams::append_appended(&mut lines, stream, Segment { number: 3, incarnation: 0xab }, &pieces);
+        streams::append_bounds(&mut lines, stream, Bounds { start: 3, next: 12, time_ms: 1002 });
+        streams::append_tracked(&mut lines, stream, &[("one".into(), 4), ("t\u{1b}wo".into(), 5)]);
+        let expected = r#"
+written to stream 7 from #3 at 1000 ms, from #5 at 1001 ms
+appended of stream 7 to segment 3 in incarnation 0xab: PIECE; PIECE, filter of 16 bytes; PIECE, filter of 16 bytes and messages without a value
+stream 7 begins with #3 and goes on with #12 after 1002 ms
+read of stream 7: "one" up to #4, "t\u{1b}wo" up to #5
+"#;
+        let piece = "bytes 64 to 900 #3 to #9, 1000 to 1002 ms";
+        assert_eq!(lines.0, expected.trim_start().replace("PIECE", piece));
+    }
+}
