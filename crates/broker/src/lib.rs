@@ -23,5 +23,6 @@ pub mod queue;
 pub mod record;
 pub mod sequence;
 pub mod shard;
+pub mod stream;
 pub mod topology;
 pub mod window;

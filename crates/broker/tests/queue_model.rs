@@ -127,7 +127,7 @@ impl Model {
         match (self.settings.max_priority, self.settings.kind) {
             (Some(max), _) => priority.min(max),
             (None, QueueKind::Quorum) => u8::from(priority >= 5),
-            (None, QueueKind::Classic) => 0,
+            (None, QueueKind::Classic | QueueKind::Stream) => 0,
         }
     }
 

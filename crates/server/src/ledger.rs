@@ -5,9 +5,8 @@
 
 use broker::id::{ConnectionId, QueueId};
 use broker::page::{Answer, Limits, Order, Segment};
-use broker::queue::Options;
 use broker::record::{self, Log, Position};
-use broker::shard::{Command, Effect, Notice, Shard};
+use broker::shard::{Command, Effect, Notice, Served, Shard};
 use broker::topology::Settings;
 use store::{Lsn, Record, Round, Tail};
 
@@ -77,7 +76,7 @@ impl Recovery {
     }
 
     /// A queue that has survived.
-    pub fn open(&mut self, queue: QueueId, options: Options) {
+    pub fn open(&mut self, queue: QueueId, options: impl Into<Served>) {
         self.shard.open(queue, options);
     }
 
@@ -118,7 +117,7 @@ impl Ledger {
     }
 
     /// See [`Shard::open`].
-    pub fn open(&mut self, queue: QueueId, options: Options) {
+    pub fn open(&mut self, queue: QueueId, options: impl Into<Served>) {
         self.shard.open(queue, options);
     }
 

@@ -21,6 +21,7 @@ mod alarm;
 mod auth;
 mod boot;
 mod census;
+mod clock;
 mod connection;
 mod forwarder;
 mod listener;

@@ -10,7 +10,8 @@ use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
 use broker::meta::{Change, Effect, KIND, Meta, Record, Reply};
 use broker::queue::Options;
-use broker::shard::Notice;
+use broker::shard::{Notice, Served};
+use broker::stream;
 use broker::topology::{Queue, Topology};
 use store::{Lsn, Tail};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -62,14 +63,14 @@ pub(crate) struct Recovered {
     bytes: u64,
 }
 
-/// How errors name a queue.
-fn options(topology: &Topology, queue: &Queue) -> Options {
-    Options {
-        label: format!("queue '{}' in vhost '{}'", queue.name, queue.vhost),
-        durable: queue.durable,
-        auto_delete: queue.auto_delete,
-        settings: topology.settings(queue),
+/// What its shard must know of a queue.
+fn served(topology: &Topology, queue: &Queue) -> Served {
+    if queue.is_stream() {
+        return stream::Options::of(queue).into();
     }
+    let Queue { durable, auto_delete, .. } = *queue;
+    let settings = topology.settings(queue);
+    Options { label: queue.label(), durable, auto_delete, settings }.into()
 }
 
 /// Reads the meta journal.
@@ -94,8 +95,8 @@ impl Recovered {
     }
 
     /// The queues that have survived.
-    pub(crate) fn queues(&self) -> impl Iterator<Item = (QueueId, Options)> {
-        self.meta.topology().queues().map(|queue| (queue.id, options(self.meta.topology(), queue)))
+    pub(crate) fn queues(&self) -> impl Iterator<Item = (QueueId, Served)> {
+        self.meta.topology().queues().map(|queue| (queue.id, served(self.meta.topology(), queue)))
     }
 
     /// Starts the task. It ends when all handles are dropped.
@@ -229,7 +230,7 @@ impl Task {
         for effect in held.effects {
             match effect {
                 Effect::QueueOpened(queue) => {
-                    self.shard(queue.id).open(queue.id, options(&held.topology, &queue));
+                    self.shard(queue.id).open(queue.id, served(&held.topology, &queue));
                 }
                 Effect::QueueDropped(queue) => self.shard(queue.id).drop_queue(queue.id),
                 Effect::QueueChanged(queue) => {

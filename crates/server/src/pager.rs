@@ -97,12 +97,20 @@ impl<D: Disk + Clone> Pages<D> {
                         volatile &= runs.iter().all(|run| run.flags & broker::page::TRANSIENT != 0);
                         spilled.push((queue, token, extent));
                     }
-                    Err(why) => {
-                        warn!(%queue, %why, "a backlog stays in memory");
-                        self.refused = true;
-                        report(Answer::Refused { queue, token });
-                    }
+                    Err(why) => report(self.refuse(queue, token, &why)),
                 },
+                Order::Append { queue, token, runs, begins_segment } => {
+                    if let Some(writer) = self.writer.as_mut().filter(|_| begins_segment) {
+                        writer.close(queue.0);
+                    }
+                    match self.append(queue, &runs) {
+                        Ok(extent) => {
+                            volatile = false;
+                            spilled.push((queue, token, extent));
+                        }
+                        Err(why) => report(self.refuse(queue, token, &why)),
+                    }
+                }
                 Order::Read { queue, token, extent } => match self.read(queue, token, extent) {
                     Ok(answer) => report(answer),
                     Err(why) => {
@@ -155,6 +163,12 @@ impl<D: Disk + Clone> Pages<D> {
             }
         }
         Ok(())
+    }
+
+    fn refuse(&mut self, queue: QueueId, token: u64, why: &store::Error) -> Answer {
+        warn!(%queue, %why, "a backlog stays in memory");
+        self.refused = true;
+        Answer::Refused { queue, token }
     }
 
     fn append(&mut self, queue: QueueId, runs: &[Run]) -> store::Result<Extent> {

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
 use broker::meta;
 use broker::page;
-use broker::queue::Options;
-use broker::shard::{Command, Effect, Notice};
+use broker::shard::{Command, Effect, Notice, Served};
 use broker::topology::Settings;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,7 +19,7 @@ use crate::journal::{Journal, Progress};
 use crate::ledger::{Ledger, Pending, Recovery};
 use crate::pager::{Pager, Pages};
 use crate::{Failure, Fatal};
-use crate::{random, recovery};
+use crate::{clock, random, recovery};
 
 /// Bytes of messages that may be on their way from sessions to one shard. When they are taken, sockets are not read.
 /// Few, since whatever a consumer says waits behind them: this much is handled in some ten milliseconds.
@@ -49,7 +48,7 @@ pub(crate) type Mailbox = UnboundedSender<Mail>;
 enum Input {
     Connect(ConnectionId, Mailbox),
     Command(ConnectionId, Command, Option<OwnedSemaphorePermit>),
-    Open(QueueId, Options),
+    Open(QueueId, Served),
     Configure(QueueId, Box<Settings>),
     Drop(QueueId),
     Journal(Progress),
@@ -99,8 +98,8 @@ impl Handle {
     }
 
     /// The shard serves a queue from now on.
-    pub(crate) fn open(&self, queue: QueueId, options: Options) {
-        self.send(Input::Open(queue, options));
+    pub(crate) fn open(&self, queue: QueueId, served: Served) {
+        self.send(Input::Open(queue, served));
     }
 
     /// What a queue does has changed.
@@ -124,12 +123,6 @@ impl Handle {
     }
 }
 
-/// Milliseconds since 1970.
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// A batch larger than the whole inbox takes all of it.
 fn clamp(bytes: usize) -> u32 {
     u32::try_from(bytes.min(INBOX_BYTES_MAX)).expect("the inbox is smaller than 4 GiB")
@@ -143,7 +136,7 @@ pub(crate) struct Start<'a> {
     pub(crate) segments: &'a Path,
     pub(crate) journal: recovery::JournalOptions,
     /// Durable queues of this shard.
-    pub(crate) queues: Vec<(QueueId, Options)>,
+    pub(crate) queues: Vec<(QueueId, Served)>,
     /// Who hears of queues that nobody uses any more.
     pub(crate) notices: UnboundedSender<Notice>,
     /// Who takes messages from their queue to another place.
@@ -154,7 +147,7 @@ pub(crate) struct Start<'a> {
 /// Recovers a shard and starts its task. The task ends when all handles are dropped; then all is durable.
 pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle<()>), Failure> {
     let mut recovered = Recovery::default();
-    recovered.tick(now_ms());
+    recovered.tick(clock::unix_ms());
     for (queue, options) in start.queues {
         recovered.open(queue, options);
     }
@@ -245,14 +238,14 @@ impl Task {
         let Some(deadline) = self.ledger.shard().next_deadline() else {
             return receive.await > 0;
         };
-        let wait = Duration::from_millis(deadline.saturating_sub(now_ms()));
+        let wait = Duration::from_millis(deadline.saturating_sub(clock::unix_ms()));
         // Nothing in time: the round is for what was due.
         !tokio::time::timeout(wait, receive).await.is_ok_and(|count| count == 0)
     }
 
     fn apply(&mut self, round: &mut Vec<Input>) {
         let mut permits = Vec::new();
-        self.ledger.tick(now_ms());
+        self.ledger.tick(clock::unix_ms());
         for input in round.drain(..) {
             let hold = self.is_behind() || !self.deferred.is_empty();
             if hold && !matches!(input, Input::Journal(_) | Input::Page(_)) {

@@ -6,7 +6,8 @@ use amqp::table::Value;
 
 use super::equivalence::Subject;
 use crate::arguments::Arguments;
-use crate::error::{Error, Kind, precondition};
+use crate::error::{Error, precondition};
+use crate::stream::{FILTER_SIZE_MAX, FILTER_SIZE_MIN, age_ms};
 use crate::topology::QueueKind;
 
 /// Ten years: the longest time a queue may be told to wait, in milliseconds.
@@ -18,17 +19,21 @@ const PRIORITY_MAX: i64 = 255;
 /// One known argument.
 struct Rule {
     key: &'static str,
-    /// Which types of queue know it; streams alone if none.
+    /// Which types of queue know it.
     kinds: &'static [QueueKind],
     check: fn(Value<'_>) -> Result<(), String>,
 }
 
+const ALL: &[QueueKind] = &[QueueKind::Classic, QueueKind::Quorum, QueueKind::Stream];
 const BOTH: &[QueueKind] = &[QueueKind::Classic, QueueKind::Quorum];
 const CLASSIC: &[QueueKind] = &[QueueKind::Classic];
 const QUORUM: &[QueueKind] = &[QueueKind::Quorum];
-const STREAM: &[QueueKind] = &[];
+const STREAM: &[QueueKind] = &[QueueKind::Stream];
 
-/// In the order in which RabbitMQ looks at them. Leader locators are for quorum queues and streams, but clients send them
+/// Highest `x-stream-max-segment-size-bytes`.
+const SEGMENT_SIZE_MAX: i64 = 3_000_000_000;
+
+/// In the order in which RabbitMQ looks at them. Streams know x-max-length, as in LavinMQ. Leader locators are for quorum queues and streams, but clients send them
 /// with classic queues, too.
 const RULES: [Rule; 27] = [
     Rule { key: "x-expires", kinds: BOTH, check: expires },
@@ -36,8 +41,8 @@ const RULES: [Rule; 27] = [
     Rule { key: "x-dead-letter-exchange", kinds: BOTH, check: string },
     Rule { key: "x-dead-letter-routing-key", kinds: BOTH, check: string },
     Rule { key: "x-dead-letter-strategy", kinds: QUORUM, check: dead_letter_strategy },
-    Rule { key: "x-max-length", kinds: BOTH, check: natural },
-    Rule { key: "x-max-length-bytes", kinds: BOTH, check: natural },
+    Rule { key: "x-max-length", kinds: ALL, check: natural },
+    Rule { key: "x-max-length-bytes", kinds: ALL, check: natural },
     Rule { key: "x-max-in-memory-length", kinds: QUORUM, check: natural },
     Rule { key: "x-max-in-memory-bytes", kinds: QUORUM, check: natural },
     Rule { key: "x-max-priority", kinds: CLASSIC, check: priority },
@@ -45,17 +50,17 @@ const RULES: [Rule; 27] = [
     Rule { key: "x-queue-mode", kinds: CLASSIC, check: queue_mode },
     Rule { key: "x-queue-version", kinds: CLASSIC, check: queue_version },
     Rule { key: "x-single-active-consumer", kinds: BOTH, check: boolean },
-    Rule { key: "x-queue-type", kinds: BOTH, check: queue_type },
+    Rule { key: "x-queue-type", kinds: ALL, check: queue_type },
     Rule { key: "x-delivery-limit", kinds: QUORUM, check: delivery_limit },
     Rule { key: "x-consumer-timeout", kinds: BOTH, check: expires },
     Rule { key: "x-delayed-retry-type", kinds: QUORUM, check: delayed_retry_type },
     Rule { key: "x-delayed-retry-min", kinds: QUORUM, check: duration },
     Rule { key: "x-delayed-retry-max", kinds: QUORUM, check: duration },
     Rule { key: "x-quorum-initial-group-size", kinds: QUORUM, check: positive },
-    Rule { key: "x-queue-leader-locator", kinds: BOTH, check: leader_locator },
-    Rule { key: "x-max-age", kinds: STREAM, check: string },
-    Rule { key: "x-stream-max-segment-size-bytes", kinds: STREAM, check: natural },
-    Rule { key: "x-stream-filter-size-bytes", kinds: STREAM, check: natural },
+    Rule { key: "x-queue-leader-locator", kinds: ALL, check: leader_locator },
+    Rule { key: "x-max-age", kinds: STREAM, check: age },
+    Rule { key: "x-stream-max-segment-size-bytes", kinds: STREAM, check: segment_size },
+    Rule { key: "x-stream-filter-size-bytes", kinds: STREAM, check: filter_size },
     Rule { key: "x-initial-cluster-size", kinds: STREAM, check: positive },
     Rule { key: "x-max-segment-size", kinds: STREAM, check: natural },
 ];
@@ -91,10 +96,7 @@ fn read_kind(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKind, Err
     match arguments.get(key).map(|value| (value, value.as_str())) {
         None | Some((_, Some("classic"))) => Ok(QueueKind::Classic),
         Some((_, Some("quorum"))) => Ok(QueueKind::Quorum),
-        Some((_, Some("stream"))) => Err(Error::new(
-            Kind::NotImplemented,
-            format!("queue type 'stream' of {queue} is not implemented yet"),
-        )),
+        Some((_, Some("stream"))) => Ok(QueueKind::Stream),
         Some((value, _)) => Err(invalid(queue, key, &queue_type(value).err().unwrap_or_default())),
     }
 }
@@ -129,6 +131,7 @@ pub(super) fn module(kind: QueueKind) -> &'static str {
     match kind {
         QueueKind::Classic => "rabbit_classic_queue",
         QueueKind::Quorum => "rabbit_quorum_queue",
+        QueueKind::Stream => "rabbit_stream_queue",
     }
 }
 
@@ -213,7 +216,7 @@ fn queue_mode(value: Value<'_>) -> Result<(), String> {
 }
 
 fn queue_type(value: Value<'_>) -> Result<(), String> {
-    one_of(value, &["classic", "quorum"], |name| format!("\"unsupported queue type '{name}'\""))
+    one_of(value, &["classic", "quorum", "stream"], |name| format!("\"unsupported queue type '{name}'\""))
 }
 
 fn leader_locator(value: Value<'_>) -> Result<(), String> {
@@ -225,5 +228,27 @@ fn queue_version(value: Value<'_>) -> Result<(), String> {
     match integer(value)? {
         1 | 2 => Ok(()),
         number => Err(format!("\"unsupported queue version '{number}'\"")),
+    }
+}
+
+fn age(value: Value<'_>) -> Result<(), String> {
+    age_ms(text(value)?).map(drop).ok_or_else(|| "invalid_max_age".to_owned())
+}
+
+fn segment_size(value: Value<'_>) -> Result<(), String> {
+    natural(value)?;
+    match integer(value)? {
+        number if number > SEGMENT_SIZE_MAX => Err(format!("{{value_too_large,{number}}}")),
+        _ => Ok(()),
+    }
+}
+
+fn filter_size(value: Value<'_>) -> Result<(), String> {
+    let number = integer(value)?;
+    let fits = usize::try_from(number).is_ok_and(|size| (FILTER_SIZE_MIN..=FILTER_SIZE_MAX).contains(&size));
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("\"expected {FILTER_SIZE_MIN} to {FILTER_SIZE_MAX}, got {number}\""))
     }
 }

@@ -31,7 +31,7 @@ enum Expected {
 
 const ANY: &[QueueKind] = &[QueueKind::Classic, QueueKind::Quorum];
 const QUORUM: &[QueueKind] = &[QueueKind::Quorum];
-const STREAM: &[QueueKind] = &[];
+const STREAM: &[QueueKind] = &[QueueKind::Stream];
 
 const NATURAL: Expected = Expected::Integer(0, i64::MAX);
 const POSITIVE: Expected = Expected::Integer(1, i64::MAX);

@@ -59,7 +59,7 @@ impl Extras {
         let level_from: Vec<u8> = match (settings.max_priority, settings.kind) {
             (Some(max), _) => (1..=max).collect(),
             (None, QueueKind::Quorum) => vec![QUORUM_URGENT],
-            (None, QueueKind::Classic) => Vec::new(),
+            (None, QueueKind::Classic | QueueKind::Stream) => Vec::new(),
         };
         let plain = Settings {
             kind: settings.kind,

@@ -27,7 +27,7 @@ use crate::shard::Delivery;
 use crate::topology::Settings;
 use backlog::Backlog;
 use extras::Extras;
-use runs::Runs;
+pub(crate) use runs::Runs;
 
 /// What a shard must know of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ impl Shard {
     /// It is so late, in milliseconds since 1970: to be said before each round. Time does not run backwards here.
     pub fn tick(&mut self, now: u64) {
         self.now = self.now.max(now);
+        self.streams.tick(self.now);
         while let Some((_, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= self.now) {
             self.set_deadline(id, None);
             self.deadlines.pop_first();
@@ -30,7 +31,8 @@ impl Shard {
 
     /// When there is something to do though nobody asks for it: a round is due then.
     pub fn next_deadline(&self) -> Option<u64> {
-        [self.deadlines.first().map(|(at, _)| *at), self.timeouts_at].into_iter().flatten().min()
+        let queues = self.deadlines.first().map(|(at, _)| *at);
+        [queues, self.timeouts_at, self.streams.next_deadline()].into_iter().flatten().min()
     }
 
     /// The arguments and policies of a queue say something new.

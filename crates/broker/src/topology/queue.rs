@@ -37,6 +37,16 @@ impl Queue {
         }
     }
 
+    /// How errors name it.
+    pub fn label(&self) -> String {
+        format!("queue '{}' in vhost '{}'", self.name, self.vhost)
+    }
+
+    /// Whether this is a stream.
+    pub fn is_stream(&self) -> bool {
+        self.arguments.string("x-queue-type") == Some("stream")
+    }
+
     /// RabbitMQ's answer to those that another connection keeps from the queue.
     pub(crate) fn locked(&self) -> Error {
         let Queue { name, vhost, .. } = self;
@@ -52,6 +62,7 @@ impl Queue {
     pub fn kind(&self) -> QueueKind {
         match self.arguments.string("x-queue-type") {
             Some("quorum") => QueueKind::Quorum,
+            Some("stream") => QueueKind::Stream,
             _ => QueueKind::Classic,
         }
     }

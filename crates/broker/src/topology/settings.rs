@@ -55,6 +55,8 @@ pub enum QueueKind {
     Classic,
     /// Durable, shared, replicated where there is a cluster.
     Quorum,
+    /// A log that many read.
+    Stream,
 }
 
 impl QueueKind {
@@ -63,6 +65,7 @@ impl QueueKind {
         match self {
             QueueKind::Classic => "classic",
             QueueKind::Quorum => "quorum",
+            QueueKind::Stream => "stream",
         }
     }
 }
@@ -200,7 +203,7 @@ impl<'a> Said<'a> {
         let key = "x-overflow";
         let text = match kind {
             QueueKind::Quorum => self.by_policies(key).or_else(|| self.text(key)),
-            QueueKind::Classic => self.text(key),
+            QueueKind::Classic | QueueKind::Stream => self.text(key),
         };
         match (text, kind) {
             (Some("reject-publish"), _) => Overflow::RejectPublish,
