@@ -128,30 +128,47 @@ pub fn append_enqueue(
     log.append(ENQUEUE, &[scratch, messages])
 }
 
-/// Writes [`Record::Settle`] without building it.
+/// Spans that one record may name: what is damaged is lost as a record, and a queue that was settled in no order has
+/// millions. More of them take several records.
+pub const RECORD_SPANS_MAX: usize = 4096;
+
+/// Writes [`Record::Settle`] without building it, several if there are many spans; the position of the last.
 pub fn append_settle(log: &mut impl Log, scratch: &mut Vec<u8>, queue: QueueId, spans: &[Span]) -> Position {
-    scratch.clear();
-    scratch.extend_from_slice(&queue.0.to_be_bytes());
-    put_spans(scratch, spans);
-    log.append(SETTLE, &[scratch])
+    let mut last = 0;
+    for spans in spans.chunks(RECORD_SPANS_MAX) {
+        scratch.clear();
+        scratch.extend_from_slice(&queue.0.to_be_bytes());
+        put_spans(scratch, spans);
+        last = log.append(SETTLE, &[scratch]);
+    }
+    last
 }
 
-/// Writes [`Record::Spilled`] without building it.
+/// Writes [`Record::Spilled`] without building it, several if there are many spans; the positions of the first and the
+/// last.
+///
+/// Each stands there twice, since it speaks of thousands of messages: one that is damaged costs nothing.
 pub fn append_spilled(
     log: &mut impl Log,
     scratch: &mut Vec<u8>,
     queue: QueueId,
     extent: &Extent,
     spans: &[Span],
-) -> Position {
+) -> (Position, Position) {
     let Extent { segment, from, to } = extent;
-    scratch.clear();
     let places = [from.offset, from.sequence, to.offset, to.sequence];
-    for number in [queue.0, segment.number, segment.incarnation].into_iter().chain(places) {
-        scratch.extend_from_slice(&number.to_be_bytes());
+    let mut ends: Option<(Position, Position)> = None;
+    for at in (0..spans.len().max(1)).step_by(RECORD_SPANS_MAX) {
+        scratch.clear();
+        for number in [queue.0, segment.number, segment.incarnation].into_iter().chain(places) {
+            scratch.extend_from_slice(&number.to_be_bytes());
+        }
+        put_spans(scratch, &spans[at..spans.len().min(at + RECORD_SPANS_MAX)]);
+        let first = log.append(SPILLED, &[scratch]);
+        let last = log.append(SPILLED, &[scratch]);
+        ends = Some((ends.map_or(first, |(first, _)| first), last));
     }
-    put_spans(scratch, spans);
-    log.append(SPILLED, &[scratch])
+    ends.expect("there is at least one record")
 }
 
 /// Writes [`Record::Arrived`] without building it.
@@ -366,6 +383,7 @@ mod tests {
             2: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 01 00 00 00 02 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
             3: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 02
             4: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 ab cd 00 00 00 00 00 00 00 40 00 00 00 00 00 00 00 04 00 00 00 00 00 00 03 84 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
+            4: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 ab cd 00 00 00 00 00 00 00 40 00 00 00 00 00 00 00 04 00 00 00 00 00 00 03 84 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
         "#]]
         .assert_eq(&text);
     }
@@ -374,8 +392,33 @@ mod tests {
     fn what_was_written_is_read() {
         let read: Vec<_> =
             written().iter().map(|(kind, payload)| Record::decode(*kind, VERSION, payload)).collect();
-        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1, buffer: 17 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 }), Some(Spilled { queue: QueueId(7), extent: Extent { segment: Segment { number: 3, incarnation: 43981 }, from: Place { offset: 64, sequence: 4 }, to: Place { offset: 900, sequence: 10 } }, spans: [Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] })]"#]]
+        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1, buffer: 17 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 }), Some(Spilled { queue: QueueId(7), extent: Extent { segment: Segment { number: 3, incarnation: 43981 }, from: Place { offset: 64, sequence: 4 }, to: Place { offset: 900, sequence: 10 } }, spans: [Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Spilled { queue: QueueId(7), extent: Extent { segment: Segment { number: 3, incarnation: 43981 }, from: Place { offset: 64, sequence: 4 }, to: Place { offset: 900, sequence: 10 } }, spans: [Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] })]"#]]
         .assert_eq(&format!("{read:?}"));
+    }
+
+    #[test]
+    fn many_spans_take_several_records() {
+        let mut log = Lines(Vec::new());
+        let mut scratch = Vec::new();
+        let spans: Vec<Span> = (0..2 * RECORD_SPANS_MAX as u64 + 1).map(|at| Span::one(2 * at)).collect();
+        append_settle(&mut log, &mut scratch, QueueId(7), &spans);
+        let place = |offset| Place { offset, sequence: 0 };
+        let segment = Segment { number: 3, incarnation: 1 };
+        let extent = Extent { segment, from: place(64), to: place(900) };
+        let ends = append_spilled(&mut log, &mut scratch, QueueId(7), &extent, &spans);
+        assert_eq!((log.0.len(), ends), (9, (4, 9)));
+        let (mut settled, mut spilled) = (Vec::new(), Vec::new());
+        for (kind, payload) in &log.0 {
+            match Record::decode(*kind, VERSION, payload) {
+                Some(Record::Settle { spans, .. }) => settled.extend(spans),
+                Some(Record::Spilled { spans, .. }) => spilled.extend(spans),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(settled, spans);
+        tidy(&mut spilled);
+        spilled.dedup();
+        assert_eq!(spilled, spans);
     }
 
     #[test]

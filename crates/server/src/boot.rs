@@ -33,6 +33,10 @@ const FIRST_PASSWORD: (&str, &str) =
 /// Bytes of a file of the meta journal: it is small.
 pub(crate) const META_FILE_SIZE: u64 = 8 << 20;
 
+/// Bytes that a shard's journal keeps for when the disk is full: what was taken before publishers were blocked, some
+/// megabytes, and acks of a hundred thousand messages.
+const RESERVE: u64 = 8 << 20;
+
 /// Those who own state, running.
 pub(crate) struct Owners {
     pub(crate) shards: Vec<shard::Handle>,
@@ -47,7 +51,8 @@ pub(crate) async fn start(
     stop: watch::Receiver<bool>,
 ) -> Result<Owners, Failure> {
     let directory = config.data_dir.join("journal");
-    let recovered = meta::recover(&directory, JournalOptions { journal: 0, file_size: META_FILE_SIZE })?;
+    let recovered =
+        meta::recover(&directory, JournalOptions { journal: 0, file_size: META_FILE_SIZE, reserve: 0 })?;
     let count = shard_count(config, &directory)?;
     let (notices_out, notices) = unbounded_channel();
     let (to_forwarder, forwards) = unbounded_channel();
@@ -58,7 +63,7 @@ pub(crate) async fn start(
             number,
             directory: &directory,
             segments: &config.data_dir.join("segments"),
-            journal: JournalOptions { journal, file_size: config.journal_file_size },
+            journal: JournalOptions { journal, file_size: config.journal_file_size, reserve: RESERVE },
             queues: recovered.queues().filter(|(queue, _)| queue.shard(count) == number).collect(),
             notices: notices_out.clone(),
             forwarder: to_forwarder.clone(),

@@ -19,6 +19,9 @@ pub struct Budget {
     pub step: u64,
 }
 
+/// Bytes that may be copied to shorten a journal while the disk is full.
+const COPIED_WHEN_FULL_MAX: u64 = 1 << 20;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Ledger {
@@ -32,6 +35,8 @@ pub struct Ledger {
     /// How much of the journal's old end is looked at next: more than a step when a step did not free a file, for one
     /// huge round makes a file that is longer.
     reach: u64,
+    /// The disk has no room.
+    full: bool,
     /// The copies that a shortening made end here; files before the second position go once they are durable.
     shortening: Option<(Lsn, Lsn)>,
 }
@@ -105,6 +110,7 @@ impl Recovery {
             oldest,
             asked: next,
             reach: budget.step,
+            full: false,
             shortening: None,
         }
     }
@@ -170,6 +176,11 @@ impl Ledger {
         (None, self.shorten())
     }
 
+    /// Whether the disk has no room for more than what is small.
+    pub fn set_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
     /// See [`Shard::paged`]. What it appends is in the next round.
     pub fn paged(&mut self, answer: Answer) {
         self.shard.paged(answer, &mut self.log);
@@ -223,6 +234,9 @@ impl Ledger {
     fn shorten(&mut self) -> Option<Pending> {
         let size = self.log.0.next_lsn().0 - self.oldest.0;
         if size < self.budget.journal_size || self.shard.live_bytes() * 2 > size {
+            return None;
+        }
+        if self.full && self.shard.live_bytes() > COPIED_WHEN_FULL_MAX {
             return None;
         }
         let before = Lsn(self.oldest.0 + self.reach.min(size / 2));

@@ -182,7 +182,7 @@ impl Server {
             disk_free_min: config.limits.disk_free_min,
             data_dir: config.data_dir.clone(),
         };
-        tokio::spawn(alarm::watch(limits, owners.shards.clone(), alarms_out));
+        tokio::spawn(alarm::watch(limits, owners.shards.clone(), owners.meta.clone(), alarms_out));
         let shared = Arc::new(Shared {
             config,
             shards: owners.shards,

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
@@ -36,12 +38,18 @@ enum Input {
 pub(crate) struct Handle {
     inbox: UnboundedSender<Input>,
     topology: watch::Receiver<Topology>,
+    full: Arc<AtomicBool>,
 }
 
 impl Handle {
     /// Asks for a change. `answer` is called once it is committed and published, or refused.
     pub(crate) fn change(&self, change: Change, answer: impl FnOnce(Result<Reply, Error>) + Send + 'static) {
         let _ = self.inbox.send(Input::Change(change, Box::new(answer)));
+    }
+
+    /// Whether changes wait for room on the disk.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// The exclusive queues of a connection that has ended go.
@@ -125,10 +133,12 @@ impl Recovered {
             notices,
             shards,
             publisher,
+            full: Arc::default(),
             fatal,
         };
+        let full = Arc::clone(&task.full);
         task.compact(self.bytes);
-        Ok((Handle { inbox, topology }, crate::spawn_owner("meta".to_owned(), owner, task.run())))
+        Ok((Handle { inbox, topology, full }, crate::spawn_owner("meta".to_owned(), owner, task.run())))
     }
 }
 
@@ -153,6 +163,7 @@ struct Task {
     notices: UnboundedReceiver<Notice>,
     shards: Vec<shard::Handle>,
     publisher: watch::Sender<Topology>,
+    full: Arc<AtomicBool>,
     fatal: Fatal,
 }
 
@@ -189,6 +200,8 @@ impl Task {
                     self.journal.forget(before);
                 }
             }
+            // Whoever waits for a change waits longer.
+            Input::Journal(Progress::Full(full)) => self.full.store(full, Ordering::Relaxed),
             Input::Journal(Progress::Failed(error)) => self.fatal.report(error.into()),
         }
     }

@@ -1,6 +1,6 @@
 //! The task that owns a shard, and the handle that others hold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -63,12 +63,18 @@ pub(crate) struct Handle {
     permits: Arc<Semaphore>,
     message_bytes: Arc<AtomicU64>,
     congested: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
 }
 
 impl Handle {
     /// Whether consumers are busy and a backlog grows in front of them, as of the last round.
     pub(crate) fn is_congested(&self) -> bool {
         self.congested.load(Ordering::Relaxed)
+    }
+
+    /// Whether the disk has no room for the journal.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Introduces a connection: effects for it go to `mailbox` from now on, until it sends `Disconnect`.
@@ -163,10 +169,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
             let _ = inbox.send(Input::Journal(news));
         }
     })?;
-    let known = ledger.segments();
-    let directory = start.segments.join(&name);
-    let pages =
-        Pages::open(store::RealDisk, &directory, store::segment::Options::default(), known, random::number)?;
+    let pages = open_pages(&start.segments.join(&name), &ledger.segments(), recovery::trust(&report))?;
     let answers = inbox.downgrade();
     let pager = Pager::new(&name, pages, move |answer| {
         if let Some(inbox) = answers.upgrade() {
@@ -180,6 +183,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         permits: Arc::new(Semaphore::new(INBOX_BYTES_MAX)),
         message_bytes: Arc::clone(&message_bytes),
         congested: Arc::default(),
+        full: Arc::default(),
     };
     let fatal = start.fatal.clone();
     let task = Task {
@@ -188,14 +192,32 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         journal,
         pager,
         inputs,
-        deferred: Vec::new(),
+        deferred: Deferred::default(),
         mailboxes: HashMap::from([(ConnectionId::FORWARDER, start.forwarder)]),
         notices: start.notices,
         message_bytes,
         congested: Arc::clone(&handle.congested),
+        full: Arc::clone(&handle.full),
         fatal: start.fatal,
     };
     Ok((handle, crate::spawn_owner(name, fatal, task.run())))
+}
+
+/// The segments of a shard, of which the journal has said which hold messages.
+fn open_pages(
+    directory: &Path,
+    known: &[(QueueId, page::Segment)],
+    journal: crate::pager::Journal,
+) -> Result<Pages<store::RealDisk>, Failure> {
+    let options = store::segment::Options::default();
+    let pages = Pages::open(store::RealDisk, directory, options, known, journal, random::number);
+    pages.map_err(|error| match error.kind {
+        store::Kind::Foreign => {
+            let way_out = "put the right file there, or give up what it held with `leveret store repair`";
+            Failure(format!("{error}: {way_out}"))
+        }
+        _ => error.into(),
+    })
 }
 
 struct Task {
@@ -204,12 +226,12 @@ struct Task {
     journal: Journal,
     pager: Pager,
     inputs: UnboundedReceiver<Input>,
-    /// Commands that came while the disk was behind. Their permits bound them.
-    deferred: Vec<Input>,
+    deferred: Deferred,
     mailboxes: HashMap<ConnectionId, Mailbox>,
     notices: UnboundedSender<Notice>,
     message_bytes: Arc<AtomicU64>,
     congested: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
     fatal: Fatal,
 }
 
@@ -228,8 +250,8 @@ impl Task {
 
     /// Waits for inputs, or until the clock asks for a round without any; false: all handles are gone.
     async fn select(&mut self, round: &mut Vec<Input>) -> bool {
-        if !self.is_behind() {
-            round.append(&mut self.deferred);
+        if self.pace() == Pace::Free {
+            self.deferred.release(round);
         }
         if !round.is_empty() {
             return true;
@@ -247,12 +269,9 @@ impl Task {
         let mut permits = Vec::new();
         self.ledger.tick(clock::unix_ms());
         for input in round.drain(..) {
-            let hold = self.is_behind() || !self.deferred.is_empty();
-            if hold && !matches!(input, Input::Journal(_) | Input::Page(_)) {
-                self.deferred.push(input);
-                continue;
+            if let Some(input) = self.deferred.pass(self.pace(), input) {
+                self.apply_one(input, &mut permits);
             }
-            self.apply_one(input, &mut permits);
         }
         let pending = self.ledger.finish_round();
         drop(permits);
@@ -284,6 +303,10 @@ impl Task {
                 forget.into_iter().for_each(|before| self.journal.forget(before));
                 pending.into_iter().for_each(|pending| self.write(pending));
             }
+            Input::Journal(Progress::Full(full)) => {
+                self.full.store(full, Ordering::Relaxed);
+                self.ledger.set_full(full);
+            }
             Input::Journal(Progress::Failed(error)) => self.fatal.report(error.into()),
             Input::Page(Some(answer)) => self.ledger.paged(answer),
             Input::Page(None) => {
@@ -309,12 +332,103 @@ impl Task {
         }
         while let Some(order) = self.ledger.poll_page() {
             if let Err(error) = self.pager.order(order) {
-                self.fatal.report(Failure(format!("cannot start a thread for the backlog: {error}")));
+                self.fatal.report(Failure(format!("cannot hand over work on the backlog: {error}")));
             }
         }
     }
 
-    fn is_behind(&self) -> bool {
-        self.ledger.unsynced_bytes() > UNSYNCED_MAX || self.ledger.shard().holds_publishers()
+    fn pace(&self) -> Pace {
+        if self.ledger.unsynced_bytes() > UNSYNCED_MAX {
+            Pace::Standing
+        } else if self.ledger.shard().holds_publishers() || self.full.load(Ordering::Relaxed) {
+            Pace::Holding
+        } else {
+            Pace::Free
+        }
+    }
+}
+
+/// What a shard takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Free,
+    /// Only who has published nothing that waits: a queue waits for its segments, or the journal for room, and acks make
+    /// both shorter.
+    Holding,
+    /// Nothing: the journal is too far behind.
+    Standing,
+}
+
+/// What came while the disk was behind. Its permits bound it.
+#[derive(Default)]
+struct Deferred {
+    inputs: Vec<Input>,
+    /// Who sent it.
+    connections: HashSet<ConnectionId>,
+}
+
+impl Deferred {
+    /// Keeps an input that must wait for the disk, or for one before it that does; gives back one that need not.
+    fn pass(&mut self, pace: Pace, input: Input) -> Option<Input> {
+        let waits = match (pace, &input) {
+            (_, Input::Journal(_) | Input::Page(_)) => false,
+            (Pace::Standing, _) | (Pace::Holding, Input::Command(_, Command::Publish(_), _)) => true,
+            // What a connection asks is done in its order.
+            (_, Input::Command(from, ..)) => self.connections.contains(from),
+            // Queues come and go ahead of messages, never behind.
+            (_, Input::Connect(..) | Input::Open(..) | Input::Configure(..) | Input::Drop(_)) => {
+                !self.inputs.is_empty() && pace == Pace::Free
+            }
+        };
+        if !waits {
+            return Some(input);
+        }
+        if let Input::Command(from, ..) = &input {
+            self.connections.insert(*from);
+        }
+        self.inputs.push(input);
+        None
+    }
+
+    /// The disk has caught up: all goes on, in order.
+    fn release(&mut self, round: &mut Vec<Input>) {
+        self.connections.clear();
+        round.append(&mut self.inputs);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use broker::record::Span;
+    use broker::shard::Batch;
+
+    use super::*;
+
+    const PUBLISHER: ConnectionId = ConnectionId(1);
+    const CONSUMER: ConnectionId = ConnectionId(2);
+
+    fn publish(from: ConnectionId) -> Input {
+        Input::Command(from, Command::Publish(Batch::default()), None)
+    }
+
+    fn ack(from: ConnectionId) -> Input {
+        Input::Command(from, Command::Settle(vec![(QueueId(1), Span::one(1))]), None)
+    }
+
+    #[test]
+    fn acks_pass_publishers_that_wait_but_not_their_own() {
+        let mut deferred = Deferred::default();
+        let mut passes = |input| deferred.pass(Pace::Holding, input).is_some();
+        assert!(passes(ack(PUBLISHER)));
+        assert!(!passes(publish(PUBLISHER)));
+        assert!(passes(ack(CONSUMER)));
+        assert!(!passes(ack(PUBLISHER)), "it comes after what it published");
+        assert!(passes(Input::Drop(QueueId(1))));
+        let mut round = Vec::new();
+        deferred.release(&mut round);
+        assert_eq!(round.len(), 2);
+        assert!(deferred.pass(Pace::Free, publish(PUBLISHER)).is_some());
+        assert!(deferred.pass(Pace::Standing, ack(CONSUMER)).is_none());
+        assert!(deferred.pass(Pace::Free, ack(CONSUMER)).is_none(), "it comes after the one before");
     }
 }

@@ -250,6 +250,7 @@ impl Broker {
                 self.take_effects();
             }
             Progress::Failed(error) => panic!("{error}"),
+            Progress::Full(_) => panic!("a disk with room"),
         }
     }
 }

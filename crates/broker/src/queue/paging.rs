@@ -41,7 +41,12 @@ impl Queue {
 
     /// Bytes of the spill that is on its way.
     pub(crate) fn spilling_bytes(&self) -> u64 {
-        self.backlog.spill.as_ref().map_or(0, |spill| spill.bytes)
+        self.on_its_way().map_or(0, |(_, bytes)| bytes)
+    }
+
+    /// The token of the spill that is on its way, and its bytes.
+    pub(crate) fn on_its_way(&self) -> Option<(u64, u64)> {
+        self.backlog.spill.as_ref().map(|spill| (spill.token, spill.bytes))
     }
 
     pub(crate) fn is_reading(&self) -> bool {
@@ -142,13 +147,20 @@ impl Queue {
             return 0;
         };
         let segment = extent.segment;
+        let mut wanted: Vec<(u64, Run)> = Vec::new();
         for run in runs {
             for (first, run) in self.wanted_of(run, segment) {
-                for (first, run) in self.with_returns(first, run) {
-                    come(&run);
-                    self.enqueue(first, run);
-                }
+                wanted.extend(self.with_returns(first, run));
             }
+        }
+        let size: usize = wanted.iter().map(|(_, run)| run.messages.size()).sum();
+        for (first, mut run) in wanted {
+            // Few messages of a window must not keep all of it.
+            if size < run.messages.buffer_size() / 8 {
+                run.messages.move_out();
+            }
+            come(&run);
+            self.enqueue(first, run);
         }
         let end = if next.offset >= extent.to.offset { extent.to.sequence } else { next.sequence };
         let lost = self.lose(extent.from.sequence, end, segment);
@@ -314,8 +326,10 @@ impl Queue {
             }
         }
         if boundary < u64::MAX {
-            let behind = &mut self.behind;
-            self.front.remove(boundary, u64::MAX, |first, run| behind.insert(first, run));
+            let mut above = Vec::new();
+            self.front.remove(boundary, u64::MAX, |first, run| above.push((first, run)));
+            // The highest first: each is put in front of the one before, at the end where that is cheap.
+            above.into_iter().rev().for_each(|(first, run)| self.behind.insert(first, run));
         }
     }
 

@@ -337,8 +337,10 @@ impl Shard {
     /// Ends a round: makes deliveries, and logs what the round settled.
     pub fn finish_round(&mut self, log: &mut impl Log) {
         self.congested = false;
-        let mut touched = std::mem::take(&mut self.touched);
-        for id in touched.drain(..) {
+        let mut at = 0;
+        // Serving one who waited may touch queues again.
+        while let Some(id) = self.touched.get(at).copied() {
+            at += 1;
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.touched = false;
             }
@@ -347,10 +349,12 @@ impl Shard {
                 self.after_dispatch(id);
                 self.log_returns(id, log);
             }
+            // A message that came back may be what they wait for.
+            self.serve_waiting(id);
             self.log_outcomes(id, log);
             self.page(id);
         }
-        self.touched = touched;
+        self.touched.clear();
         self.finish_streams(log);
         self.progressed = false;
     }

@@ -111,9 +111,9 @@ impl Shard {
         for (id, queue) in &mut queues {
             queue.runs_mut().for_each(|(first, run)| self.copy_run((*id, first), run, end, &moved, log));
             for (segment, (extent, spans)) in queue.segments_before(end) {
-                let position = record::append_spilled(log, &mut self.scratch, *id, &extent, &spans);
-                self.append_at(position);
-                queue.recorded_anew(segment, position);
+                let (first, last) = record::append_spilled(log, &mut self.scratch, *id, &extent, &spans);
+                self.append_at(last);
+                queue.recorded_anew(segment, first);
             }
             let (marks, returned) = (queue.marks(), queue.returned());
             if !marks.is_empty() && queue.options.durable {
