@@ -17,7 +17,7 @@ use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Request}
 use broker::stream::{self, Reading, Retention, Start, Wanted};
 use broker::window::Window;
 use server::ledger::{Budget, Ledger, Pending, Recovery};
-use server::pager::Pages;
+use server::pager::{Journal, Pages};
 use store::sim::{Fault, Random, SimDisk};
 use store::{Disk, Files, Lsn, Round};
 
@@ -329,7 +329,8 @@ impl World {
         };
         let life = || LIVES.fetch_add(1, Ordering::Relaxed);
         self.pages = Some(
-            Pages::open(self.disk.clone(), Path::new(SEGMENTS), options, known, life)?.with_window(4096),
+            Pages::open(self.disk.clone(), Path::new(SEGMENTS), options, &known, Journal::Whole, life)?
+                .with_window(4096),
         );
         Ok(())
     }
@@ -652,7 +653,7 @@ impl World {
         self.urgent = false;
         let buffers = std::mem::take(&mut self.buffers);
         self.reports.push_back(Report { synced: self.synced, oldest: files.oldest(), buffers });
-        files.prepare().map_err(|_| Dead)
+        files.prepare().map(drop).map_err(|_| Dead)
     }
 
     fn hear(&mut self) {
