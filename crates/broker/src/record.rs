@@ -8,7 +8,8 @@
 //!           | to: offset u64, sequence u64 | (first u64, count u32) x n                |
 //! ```
 //!
-//! Integers are big-endian. All four are version 1. Kinds from 16 on are of [streams](crate::stream::record). A sequence number counts the messages of one queue; those of an
+//! Integers are big-endian. All four are version 1. Kinds from 32 on are of [streams](crate::stream::record); 16
+//! is the [meta shard's](crate::meta::KIND). A sequence number counts the messages of one queue; those of an
 //! Enqueue follow each other in each of its queues.
 
 use bytes::Bytes;
