@@ -10,8 +10,9 @@
 //! Returned  | queue u64 | returns u16 | (first u64, count u32) x n                     |
 //! ```
 //!
-//! Integers are big-endian. All are version 1. Kinds from 16 on are of [streams](crate::stream::record). A sequence number
-//! counts the messages of one queue; those of an Enqueue follow each other in each of its queues.
+//! Integers are big-endian. All are version 1. Kinds from 32 on are of [streams](crate::stream::record); 16 is the
+//! [meta shard's](crate::meta::KIND). A sequence number counts the messages of one queue; those of an Enqueue follow each
+//! other in each of its queues.
 
 use bytes::Bytes;
 

@@ -385,7 +385,7 @@ impl Shard {
 
     /// Up to which record somebody waits for the log to commit.
     pub fn awaited(&self) -> Option<Position> {
-        self.outbox.awaited()
+        self.outbox.awaited().max(self.streams.awaited())
     }
 
     /// Bytes of messages in memory, waiting and unacked.

@@ -89,6 +89,12 @@ impl Streams {
         self.all.iter().flat_map(|(id, stream)| stream.runs().map(|run| (*id, run)))
     }
 
+    /// The last record that readers wait for.
+    pub(super) fn awaited(&self) -> Option<Position> {
+        let waiting = self.uncommitted.iter().filter_map(|id| self.all.get(id));
+        waiting.filter(|stream| !stream.readers.is_empty()).filter_map(Stream::awaited).max()
+    }
+
     pub(super) fn window_bytes(&self) -> u64 {
         self.window_bytes
     }

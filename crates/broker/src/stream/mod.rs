@@ -186,6 +186,11 @@ impl Stream {
         !self.uncommitted.is_empty()
     }
 
+    /// The last record of messages that are not committed.
+    pub(crate) fn awaited(&self) -> Option<Position> {
+        self.uncommitted.back().map(|(position, _)| *position)
+    }
+
     /// Recovery: another copy of these messages follows; `gone` hears of those that were there.
     pub(crate) fn forget(&mut self, span: Span, mut gone: impl FnMut(&Run)) {
         self.next = self.next.max(span.end());

@@ -20,13 +20,13 @@ use crate::record::{Log, Position};
 use super::filter::Marks;
 
 /// Kind of [`Record::Stamped`] in the log.
-pub const STAMPED: u8 = 16;
+pub const STAMPED: u8 = 32;
 /// Kind of [`Record::Appended`] in the log.
-pub const APPENDED: u8 = 17;
+pub const APPENDED: u8 = 33;
 /// Kind of [`Record::Bounds`] in the log.
-pub const BOUNDS: u8 = 18;
+pub const BOUNDS: u8 = 34;
 /// Kind of [`Record::Tracked`] in the log.
-pub const TRACKED: u8 = 19;
+pub const TRACKED: u8 = 35;
 
 /// One record of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,10 +270,10 @@ mod tests {
             text.push('\n');
         }
         expect![[r#"
-            16: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 03 e8 00 00 00 00 00 00 00 05 00 00 00 00 00 00 03 e9
-            17: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 ab cd 00 00 00 00 00 00 00 40 00 00 00 00 00 00 00 03 00 00 00 00 00 00 03 84 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 03 e8 00 00 00 00 00 00 03 ea 01 10 ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab
-            18: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00 0c 00 00 00 00 00 00 03 ea
-            19: 00 00 00 00 00 00 00 07 03 6f 6e 65 00 00 00 00 00 00 00 04 00 00 00 00 00 00 00 00 05
+            32: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 03 e8 00 00 00 00 00 00 00 05 00 00 00 00 00 00 03 e9
+            33: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 ab cd 00 00 00 00 00 00 00 40 00 00 00 00 00 00 00 03 00 00 00 00 00 00 03 84 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 03 e8 00 00 00 00 00 00 03 ea 01 10 ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab
+            34: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00 0c 00 00 00 00 00 00 03 ea
+            35: 00 00 00 00 00 00 00 07 03 6f 6e 65 00 00 00 00 00 00 00 04 00 00 00 00 00 00 00 00 05
         "#]].assert_eq(&text);
     }
 

@@ -287,13 +287,17 @@ fn credit_bounds_what_a_reader_holds_and_what_is_read_for_it() {
 #[test]
 fn what_is_not_committed_is_not_read() {
     let mut story = Story::new(|_| ());
-    story.read(1, 100, reading(Start::First));
     story.publish_uncommitted(None);
+    assert_eq!(story.shard.awaited(), None, "nobody waits for that");
+    story.round();
+    story.read(1, 100, reading(Start::Next));
+    story.publish_uncommitted(None);
+    assert_eq!(story.shard.awaited(), Some(story.log.0.len() as u64), "a reader does");
     story.shard.finish_round(&mut story.log);
     story.take_effects();
-    assert_eq!((story.offsets(1), story.len()), (vec![], 0));
+    assert_eq!((story.offsets(1), story.len()), (vec![], 4));
     story.round();
-    assert_eq!((story.offsets(1), story.len()), (vec![0, 1, 2, 3], 4));
+    assert_eq!((story.offsets(1), story.len()), (vec![4, 5, 6, 7], 8));
 }
 
 #[test]
