@@ -6,9 +6,12 @@ MAKEFLAGS += --no-print-directory
 
 # More arguments for what is run: make run ARGS="--amqp 0.0.0.0:5672"
 ARGS ?=
-# How long `make torture` goes on: rounds of kill -9, seeds of simulated power loss.
+# How long `make torture` goes on: rounds of kill -9, seeds of simulated power loss, flipped bits of each class of files,
+# crashes in each call of the disk.
 KILL_ROUNDS ?= 200
 POWER_LOSS_SEEDS ?= 20000
+FLIPPED_BITS ?= 2000
+CRASHES ?= 20
 # Seconds for each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
 
@@ -71,9 +74,10 @@ fuzz: ## Fuzz every target for FUZZ_SECONDS each (needs cargo-fuzz and a nightly
 	done
 
 .PHONY: torture
-torture: ## The long form of the durability tests (KILL_ROUNDS, POWER_LOSS_SEEDS)
+torture: ## The long form of the durability tests (KILL_ROUNDS, POWER_LOSS_SEEDS, FLIPPED_BITS, CRASHES)
 	@tools/setup nextest
 	@LEVERET_KILL_ROUNDS=$(KILL_ROUNDS) LEVERET_POWER_LOSS_SEEDS=$(POWER_LOSS_SEEDS) \
+		LEVERET_FLIPPED_BITS=$(FLIPPED_BITS) LEVERET_CRASHES=$(CRASHES) \
 		$(CARGO) nextest run $(LOCKED) --release --workspace --profile torture
 
 .PHONY: clean

@@ -7,7 +7,9 @@ use broker::message::{Messages, Parts};
 use broker::page::{Answer, Extent, Limits, Order, Place, Run, Segment};
 use broker::queue::{Options, Subscription};
 use broker::record::{Log, Position};
+
 use broker::shard::{Batch, Command, Effect, Publish, Reply, Request, Shard};
+use broker::topology::Settings;
 use broker::window::Window;
 use bytes::{Bytes, BytesMut};
 
@@ -61,7 +63,7 @@ impl Story {
                     label: label.to_owned(),
                     durable: true,
                     auto_delete: false,
-                    settings: broker::topology::Settings::default(),
+                    settings: Settings::default(),
                 },
             );
         }
@@ -102,8 +104,8 @@ impl Story {
             exclusive: false,
             priority: 0,
             prefetch,
-            timeout_ms: None,
             window: Window::default(),
+            timeout_ms: None,
         };
         self.round(CONSUMER, Command::Request(1, Request::Consume(queue, subscription)));
     }

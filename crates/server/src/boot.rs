@@ -88,21 +88,36 @@ fn shard_count(config: &Config, directory: &Path) -> Result<usize, Failure> {
     let path = directory.join("shards");
     match std::fs::read_to_string(&path) {
         Ok(text) => {
-            let wrong =
-                || Failure(format!("{}: expected a number of shards, found {text:?}", path.display()));
-            let count: usize = text.trim().parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
+            let Some(count) = parse_shards(&text) else {
+                let what = format!("{}: expected a number of shards, found {text:?}", path.display());
+                return Err(Failure(what));
+            };
             if count != config.shards {
                 info!(count, wanted = config.shards, "the data directory keeps its number of shards");
             }
             Ok(count)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            write_durably(&path, &format!("{}\n", config.shards))
+            write_durably(&path, &format_shards(config.shards))
                 .map_err(|error| Failure(format!("cannot write {}: {error}", path.display())))?;
             Ok(config.shards)
         }
         Err(error) => Err(Failure(format!("cannot read {}: {error}", path.display()))),
     }
+}
+
+/// The number of shards with a checksum, for nothing else would tell that it is another.
+fn format_shards(count: usize) -> String {
+    let text = format!("{count} shards");
+    format!("{text}, checksum {:08x}\n", store::checksum(text.as_bytes()))
+}
+
+fn parse_shards(text: &str) -> Option<usize> {
+    let (number, _) = text.split_once(' ').unwrap_or((text.trim_end(), ""));
+    let count: usize = number.parse().ok().filter(|count| *count > 0)?;
+    // Before there were checksums there was a number alone.
+    let is_whole = text == format_shards(count) || text == format!("{count}\n");
+    is_whole.then_some(count)
 }
 
 fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
@@ -230,6 +245,21 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flipped_bit_in_the_number_of_shards_is_noticed() {
+        for count in [1, 2, 16] {
+            let text = format_shards(count);
+            assert_eq!(parse_shards(&text), Some(count));
+            for bit in 0..text.len() * 8 {
+                let mut bytes = text.clone().into_bytes();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                let flipped = String::from_utf8(bytes).ok();
+                assert_eq!(flipped.and_then(|text| parse_shards(&text)), None, "bit {bit} of {text:?}");
+            }
+        }
+        assert_eq!([parse_shards("4\n"), parse_shards("4"), parse_shards("0\n")], [Some(4), None, None]);
+    }
 
     #[test]
     fn the_first_password_is_the_name_of_the_first_user() {

@@ -33,6 +33,8 @@ pub enum Progress {
         /// To be used again.
         buffers: Vec<Vec<u8>>,
     },
+    /// All that was handed over is durable, and nothing came for a while.
+    Idle,
     /// The disk has no room for what was handed over, or hardly: it waits. Or it has room again.
     Full(bool),
     /// The disk failed. Nothing after the last `Synced` is durable, and nothing will be.
@@ -66,7 +68,7 @@ impl Journal {
         let thread = std::thread::Builder::new().name(format!("journal-{name}")).spawn(move || {
             let (buffers, waiting) = (Vec::new(), VecDeque::new());
             let unsynced = Unsynced::Nothing;
-            Writer { journal, files, report, buffers, unsynced, waiting, full: None }.run(&inbox);
+            Writer { journal, files, report, buffers, unsynced, waiting, full: None, idle: None }.run(&inbox);
         })?;
         Ok(Journal { orders: Some(orders), thread: Some(thread) })
     }
@@ -109,6 +111,8 @@ struct Writer<D: Disk, R> {
     waiting: VecDeque<Order>,
     /// The disk is full, and is tried again at this time.
     full: Option<Instant>,
+    /// If nothing comes until then, the journal is idle.
+    idle: Option<Instant>,
 }
 
 /// Whether somebody waits for what was written.
@@ -140,6 +144,9 @@ impl<D: Disk, R: Fn(Progress)> Writer<D, R> {
             if self.full.is_some_and(|retry| retry <= Instant::now()) {
                 self.write_waiting()?;
             }
+            if self.idle.take_if(|idle| *idle <= Instant::now()).is_some() {
+                (self.report)(Progress::Idle);
+            }
             // Not only when no order comes: acks may never pause.
             let due = matches!(self.unsynced, Unsynced::Patient(until) if until <= Instant::now());
             if due || self.unsynced == Unsynced::Urgent {
@@ -152,7 +159,7 @@ impl<D: Disk, R: Fn(Progress)> Writer<D, R> {
     /// Waits for an order, for as long as there is nothing else to do.
     fn next(&self, inbox: &Receiver<Order>) -> Result<Order, RecvTimeoutError> {
         let sync = if let Unsynced::Patient(until) = self.unsynced { Some(until) } else { None };
-        match sync.into_iter().chain(self.full).min() {
+        match sync.into_iter().chain(self.full).chain(self.idle).min() {
             Some(until) => inbox.recv_timeout(until.saturating_duration_since(Instant::now())),
             None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
@@ -160,6 +167,7 @@ impl<D: Disk, R: Fn(Progress)> Writer<D, R> {
 
     /// Carries out all orders that wait.
     fn take_all(&mut self, first: Order, inbox: &Receiver<Order>) -> store::Result<()> {
+        self.idle = None;
         let mut next = Some(first);
         while let Some(order) = next {
             // What lies below is durable elsewhere, whatever waits; and it makes room.
@@ -248,6 +256,7 @@ impl<D: Disk, R: Fn(Progress)> Writer<D, R> {
         self.unsynced = Unsynced::Nothing;
         let synced = self.files.sync()?;
         let buffers = std::mem::take(&mut self.buffers);
+        self.idle = self.waiting.is_empty().then(|| Instant::now() + SYNC_DELAY);
         (self.report)(Progress::Synced { synced, oldest: self.files.oldest(), buffers });
         Ok(())
     }

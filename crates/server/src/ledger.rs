@@ -35,6 +35,8 @@ pub struct Ledger {
     /// How much of the journal's old end is looked at next: more than a step when a step did not free a file, for one
     /// huge round makes a file that is longer.
     reach: u64,
+    /// The last round is a mark alone if it ends here.
+    marked: Lsn,
     /// The disk has no room.
     full: bool,
     /// The copies that a shortening made end here; files before the second position go once they are durable.
@@ -110,6 +112,7 @@ impl Recovery {
             oldest,
             asked: next,
             reach: budget.step,
+            marked: next,
             full: false,
             shortening: None,
         }
@@ -174,6 +177,18 @@ impl Ledger {
             return (Some(before), None);
         }
         (None, self.shorten())
+    }
+
+    /// The journal's thread has nothing to do: writes down once that all is durable, so that a recovery can tell later damage
+    /// of the last rounds from a torn tail.
+    pub fn idle(&mut self) -> Option<Pending> {
+        let is_idle = self.log.0.pending_bytes() == 0 && self.synced == self.log.0.next_lsn();
+        if !is_idle || self.marked == self.synced {
+            return None;
+        }
+        let round = self.log.0.take_mark();
+        self.marked = round.end();
+        Some(Pending { round, urgent: false })
     }
 
     /// Whether the disk has no room for more than what is small.

@@ -126,6 +126,7 @@ impl Recovered {
         let mut task = Task {
             meta: self.meta,
             tail: Tail::new(self.next),
+            marked: self.next,
             journal,
             held: VecDeque::new(),
             forget: None,
@@ -155,6 +156,8 @@ struct Held {
 struct Task {
     meta: Meta,
     tail: Tail,
+    /// The last round is a mark alone if it ends here.
+    marked: Lsn,
     journal: Journal,
     held: VecDeque<Held>,
     /// The journal was compacted: what lies below the second goes once all below the first is durable.
@@ -198,6 +201,14 @@ impl Task {
                 self.release(synced);
                 if let Some((_, before)) = self.forget.take_if(|(copied, _)| *copied <= synced) {
                     self.journal.forget(before);
+                }
+            }
+            // Later damage of the last changes is told from a torn tail.
+            Input::Journal(Progress::Idle) => {
+                if self.tail.pending_bytes() == 0 && self.marked != self.tail.next_lsn() {
+                    let round = self.tail.take_mark();
+                    self.marked = round.end();
+                    self.journal.write(round, false);
                 }
             }
             // Whoever waits for a change waits longer.

@@ -118,6 +118,11 @@ impl<D: Disk + Clone> Pages<D> {
         Ok(pages)
     }
 
+    /// Where the segments are.
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
     /// Tries again after this time, instead of a second.
     #[must_use]
     pub fn with_retry_delay(mut self, delay: Duration) -> Pages<D> {

@@ -303,6 +303,10 @@ impl Task {
                 forget.into_iter().for_each(|before| self.journal.forget(before));
                 pending.into_iter().for_each(|pending| self.write(pending));
             }
+            Input::Journal(Progress::Idle) => {
+                let pending = self.ledger.idle();
+                pending.into_iter().for_each(|pending| self.write(pending));
+            }
             Input::Journal(Progress::Full(full)) => {
                 self.full.store(full, Ordering::Relaxed);
                 self.ledger.set_full(full);

@@ -56,7 +56,7 @@ impl Story {
         loop {
             match self.hear() {
                 Progress::Synced { synced, .. } if synced >= end => return had_room,
-                Progress::Synced { .. } => {}
+                Progress::Synced { .. } | Progress::Idle => {}
                 Progress::Full(full) => had_room |= !full,
                 Progress::Failed(error) => panic!("{error}"),
             }
@@ -96,6 +96,7 @@ fn a_full_disk_keeps_rounds_waiting_and_writes_them_when_there_is_room() {
                 Progress::Synced { synced, .. } => {
                     assert!(synced < last, "{call:?}: there is no room for it")
                 }
+                Progress::Idle => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -123,7 +124,7 @@ fn a_disk_that_fills_says_so_before_a_round_is_refused() {
             match story.hear() {
                 Progress::Full(full) => warned |= full,
                 Progress::Synced { synced, .. } if synced >= end => break,
-                Progress::Synced { .. } => {}
+                Progress::Synced { .. } | Progress::Idle => {}
                 Progress::Failed(error) => panic!("{error}"),
             }
         }
@@ -144,7 +145,7 @@ fn a_sync_that_fails_on_a_full_disk_ends_the_journal() {
     loop {
         match story.hear() {
             Progress::Failed(error) => break assert_eq!(error.kind, store::Kind::Disk),
-            Progress::Full(_) => {}
+            Progress::Full(_) | Progress::Idle => {}
             Progress::Synced { synced, .. } => panic!("nothing is durable, and yet {synced}"),
         }
     }

@@ -251,6 +251,7 @@ impl Broker {
             }
             Progress::Failed(error) => panic!("{error}"),
             Progress::Full(_) => panic!("a disk with room"),
+            Progress::Idle => panic!("always something to do"),
         }
     }
 }

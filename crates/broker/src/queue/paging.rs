@@ -149,9 +149,7 @@ impl Queue {
         let segment = extent.segment;
         let mut wanted: Vec<(u64, Run)> = Vec::new();
         for run in runs {
-            for (first, run) in self.wanted_of(run, segment) {
-                wanted.extend(self.with_returns(first, run));
-            }
+            wanted.extend(self.wanted_of(run, segment));
         }
         let size: usize = wanted.iter().map(|(_, run)| run.messages.size()).sum();
         for (first, mut run) in wanted {
@@ -159,8 +157,10 @@ impl Queue {
             if size < run.messages.buffer_size() / 8 {
                 run.messages.move_out();
             }
-            come(&run);
-            self.enqueue(first, run);
+            for (first, run) in self.with_returns(first, run) {
+                come(&run);
+                self.enqueue(first, run);
+            }
         }
         let end = if next.offset >= extent.to.offset { extent.to.sequence } else { next.sequence };
         let lost = self.lose(extent.from.sequence, end, segment);

@@ -345,12 +345,15 @@ impl Shard {
                 queue.touched = false;
             }
             self.dispatch(id);
-            if self.queues.get(&id).is_some_and(Queue::has_extras) {
+            let has_extras = self.queues.get(&id).is_some_and(Queue::has_extras);
+            if has_extras {
                 self.after_dispatch(id);
-                self.log_returns(id, log);
             }
             // A message that came back may be what they wait for.
             self.serve_waiting(id);
+            if has_extras {
+                self.log_returns(id, log);
+            }
             self.log_outcomes(id, log);
             self.page(id);
         }
