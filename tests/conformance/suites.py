@@ -67,7 +67,7 @@ SUITES = [
             "test_trace_log_arguments": "it wants another level of logging",
         },
     ),
-    Suite("lapin", ("--tests",), crate="4.12.3", tests=35),
+    Suite("lapin", ("--tests",), crate="4.12.3", tests=34),
     Suite(
         "amqprs",
         ("--tests",),
