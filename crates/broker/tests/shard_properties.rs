@@ -1,35 +1,25 @@
 //! Random commands against a shard and a plain model of it: invariants after every step, restarts from the log in
-//! between, and a drain at the end that finds every message once.
+//! between, and a drain at the end that finds every message once. Memory is tiny, so that nearly all goes to a disk, which
+//! is a map that answers late, and sometimes refuses.
+
+mod disk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use broker::id::{ConnectionId, QueueId};
 use broker::message::{Message, Messages, Parts};
+use broker::page::Limits;
 use broker::queue::{Options, Subscription};
-use broker::record::{Log, Position, Record, Span, VERSION};
+use broker::record::{Record, Span, VERSION};
 use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Reply, Request, Shard};
+use broker::topology::Settings;
 use broker::window::Window;
+use disk::{Journal, Pager};
 use proptest::prelude::*;
 
 const QUEUES: u64 = 3;
 const CONNECTIONS: u64 = 3;
-
-#[derive(Default)]
-struct Journal {
-    records: Vec<(Position, u8, Vec<u8>)>,
-    end: Position,
-}
-
-impl Log for Journal {
-    fn append(&mut self, kind: u8, payload: &[&[u8]]) -> Position {
-        let position = self.end;
-        let payload = payload.concat();
-        self.end += 12 + payload.len() as u64;
-        self.records.push((position, kind, payload));
-        position
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -44,8 +34,17 @@ enum Step {
     Disconnect { connection: u64 },
     Written { connection: u64 },
     CopyForward,
+    Carry { count: u8, refuse: bool },
+    Hear { count: u8 },
     Restart,
 }
+
+/// Room for about six messages of a queue.
+const LIMITS: Limits =
+    Limits { queue: 330, keep: 110, tail: 110, spill: 220, front: 110, in_flight: 440, hold: 900 };
+
+/// What a queue may hold in memory when the disk has caught up, bytes: its limit, and a run at each end.
+const MEMORY_MAX: u64 = LIMITS.queue + LIMITS.tail + 2 * 9 * 55;
 
 fn step() -> impl Strategy<Value = Step> {
     let connection = || 0..CONNECTIONS;
@@ -66,6 +65,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => connection().prop_map(|connection| Step::Disconnect { connection }),
         2 => connection().prop_map(|connection| Step::Written { connection }),
         1 => Just(Step::CopyForward),
+        8 => (1..4u8, 0..8u8).prop_map(|(count, refuse)| Step::Carry { count, refuse: refuse == 0 }),
+        8 => (1..4u8).prop_map(|count| Step::Hear { count }),
         1 => Just(Step::Restart),
     ]
 }
@@ -81,6 +82,7 @@ struct Waiting {
 struct World {
     shard: Shard,
     journal: Journal,
+    pager: Pager,
     /// What must be in each queue, waiting or unacked: message number and what is known of it.
     alive: BTreeMap<u64, BTreeMap<u64, Waiting>>,
     /// What each connection holds: queue, sequence number, message number.
@@ -115,9 +117,14 @@ impl World {
 
     /// Queue 0 is transient, the others are durable.
     fn open_queues(&mut self) {
+        self.shard.limit_paging(LIMITS);
         for queue in 0..QUEUES {
-            let options =
-                Options { label: format!("queue '{queue}'"), durable: queue > 0, auto_delete: false };
+            let options = Options {
+                label: format!("queue '{queue}'"),
+                durable: queue > 0,
+                auto_delete: false,
+                settings: Settings::default(),
+            };
             self.shard.open(QueueId(queue), options);
         }
     }
@@ -172,9 +179,35 @@ impl World {
                 self.journal.records.retain(|(position, _, _)| *position >= end);
                 self.round();
             }
+            Step::Carry { count, refuse } => {
+                (0..count).all(|_| self.carry(refuse));
+            }
+            Step::Hear { count } => {
+                (0..count).all(|_| self.hear());
+            }
             Step::Restart => self.restart(),
         }
         self.shard.check();
+    }
+
+    fn carry(&mut self, refuse: bool) -> bool {
+        let order = self.shard.poll_page();
+        let any = order.is_some();
+        order.into_iter().for_each(|order| self.pager.carry_out(order, refuse));
+        any
+    }
+
+    fn hear(&mut self) -> bool {
+        let answer = self.pager.answers.pop_front();
+        let any = answer.is_some();
+        answer.into_iter().for_each(|answer| self.shard.paged(answer, &mut self.journal));
+        self.round();
+        any
+    }
+
+    /// The disk has nothing left to do.
+    fn settle_pager(&mut self) {
+        while self.carry(false) || self.hear() {}
     }
 
     fn consume(&mut self, connection: u64, queue: u64, prefetch: u32, no_ack: bool, priority: i32) {
@@ -182,8 +215,16 @@ impl World {
         let consumer = self.next_consumer;
         self.consumers.entry(connection).or_default().push((queue, consumer, no_ack));
         let window = Window::default();
-        let subscription =
-            Subscription { consumer, channel: 1, no_ack, exclusive: false, priority, prefetch, window };
+        let subscription = Subscription {
+            consumer,
+            channel: 1,
+            no_ack,
+            exclusive: false,
+            priority,
+            prefetch,
+            timeout_ms: None,
+            window,
+        };
         self.send(connection, Command::Request(0, Request::Consume(QueueId(queue), subscription)));
     }
 
@@ -202,7 +243,7 @@ impl World {
         }
         for run in numbers.chunks(run.into()) {
             let messages = messages(run.iter().copied());
-            batch.runs.push(Publish { messages, persistent, route: 0 });
+            batch.runs.push(Publish { messages, persistent, expires: false, route: 0, confirm: None });
             batch.confirms.push(Confirm { publisher: 1, first: run[0], last: run[0] + run.len() as u64 - 1 });
         }
         self.send(connection, Command::Publish(batch));
@@ -275,6 +316,7 @@ impl World {
                 }
             }
             Effect::Cancelled(_) => panic!("no queue is deleted here"),
+            Effect::Refused(_) | Effect::Forward(_) | Effect::TimedOut(..) => panic!("queues are plain here"),
         }
     }
 
@@ -316,6 +358,14 @@ impl World {
             self.shard.recover(*position, record);
         }
         self.shard.recovered();
+        let known: BTreeSet<_> = self.shard.segments().into_iter().collect();
+        assert!(
+            known.iter().all(|segment| self.pager.segments.contains_key(segment)),
+            "a segment is missing"
+        );
+        self.pager.segments.retain(|segment, _| known.contains(segment));
+        self.pager.answers.clear();
+        self.pager.life += 1;
         self.held.clear();
         self.consumers.clear();
         self.unwritten.clear();
@@ -337,7 +387,15 @@ impl World {
             loop {
                 let get = Request::Get { queue: QueueId(queue), channel: 1, no_ack: false };
                 self.shard.handle(ConnectionId(77), Command::Request(0, get), &mut self.journal);
-                let (_, effects) = self.shard.poll_effects().expect("an answer");
+                let mut answer = self.shard.poll_effects();
+                while answer.is_none() {
+                    self.shard.finish_round(&mut self.journal);
+                    while self.carry(false) {}
+                    let paged = self.pager.answers.pop_front().expect("a read");
+                    self.shard.paged(paged, &mut self.journal);
+                    answer = self.shard.poll_effects();
+                }
+                let (_, effects) = answer.expect("just seen");
                 let Some(Effect::Reply(_, Ok(Reply::Got(got, _)))) = effects.into_iter().next() else {
                     panic!("an answer")
                 };
@@ -367,18 +425,30 @@ impl World {
         for connection in 0..CONNECTIONS {
             self.step(Step::Disconnect { connection });
         }
+        self.settle_pager();
+        assert!(!self.shard.holds_publishers(), "a disk that has answered holds nobody");
+        let in_memory = self.shard.message_bytes();
+        assert!(in_memory <= QUEUES * MEMORY_MAX, "{in_memory} bytes in memory");
         for queue in 0..QUEUES {
             let expected: Vec<u64> = self.alive.entry(queue).or_default().keys().copied().collect();
             let mut drained = Vec::new();
             for _ in &expected {
                 self.step(Step::Get { connection: 0, queue, no_ack: false });
+                self.settle_pager();
                 drained.extend(self.held[&0].last().map(|held| held.2));
                 self.step(Step::Settle { connection: 0, pick: 0, count: 1 });
             }
             assert_eq!(drained, expected, "queue {queue}");
             assert!(self.alive[&queue].is_empty());
         }
+        self.settle_pager();
         assert_eq!((self.shard.live_bytes(), self.shard.message_bytes()), (0, 0), "nothing stays behind");
+        assert_eq!(self.shard.lost(), 0, "a disk without faults");
+        assert!(
+            self.pager.segments.is_empty(),
+            "segments that nobody wants: {:?}",
+            self.pager.segments.keys()
+        );
     }
 }
 

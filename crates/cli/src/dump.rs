@@ -10,9 +10,11 @@ use store::RealDisk;
 
 use crate::describe;
 
-/// Print a file of a journal, a record on each line: position, kind, version, size, and what it says.
+/// Print a file of a journal, a record on each line: position, kind, version, size, and what it says. Of a segment, a line
+/// for each run of messages.
 ///
-/// The journals are below DATA-DIR/journal: meta, and one for each shard. Reading does not disturb a running broker; the end
+/// The journals are below DATA-DIR/journal: meta, and one for each shard. The segments, which hold what waits in deep
+/// queues, are below DATA-DIR/segments. Reading does not disturb a running broker; the end
 /// of a file that it is writing to may look torn.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  leveret dump leveret-data/journal/meta/00000000000000000000.journal")]
@@ -25,7 +27,10 @@ pub(crate) struct Dump {
 impl Dump {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let mut out = Output { out: BufWriter::new(stdout().lock()), is_closed: false };
-        let printed = store::dump::print(&RealDisk, &self.file, &mut out, &describe::record);
+        let printed = match self.file.extension().is_some_and(|extension| extension == "segment") {
+            true => store::dump::segment::print(&RealDisk, &self.file, &mut out).map(drop),
+            false => store::dump::print(&RealDisk, &self.file, &mut out, &describe::record),
+        };
         let flushed = out.flush();
         if out.is_closed {
             return Ok(ExitCode::SUCCESS);

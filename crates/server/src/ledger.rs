@@ -4,9 +4,10 @@
 //! the `Pending` round to the journal, say `synced` when it is durable, and carry out what the polls give.
 
 use broker::id::{ConnectionId, QueueId};
-use broker::queue::Options;
+use broker::page::{Answer, Limits, Order, Segment};
 use broker::record::{self, Log, Position};
-use broker::shard::{Command, Effect, Notice, Shard};
+use broker::shard::{Command, Effect, Notice, Served, Shard};
+use broker::topology::Settings;
 use store::{Lsn, Record, Round, Tail};
 
 /// When a journal is shortened, and by how much.
@@ -17,6 +18,9 @@ pub struct Budget {
     /// How much of its old end is looked at in one go, bytes: at least two files, so that one goes whole.
     pub step: u64,
 }
+
+/// Bytes that may be copied to shorten a journal while the disk is full.
+const COPIED_WHEN_FULL_MAX: u64 = 1 << 20;
 
 /// See the module.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct Ledger {
     /// How much of the journal's old end is looked at next: more than a step when a step did not free a file, for one
     /// huge round makes a file that is longer.
     reach: u64,
+    /// The disk has no room.
+    full: bool,
     /// The copies that a shortening made end here; files before the second position go once they are durable.
     shortening: Option<(Lsn, Lsn)>,
 }
@@ -69,8 +75,13 @@ pub struct Recovery {
 }
 
 impl Recovery {
+    /// See [`Shard::tick`].
+    pub fn tick(&mut self, now_ms: u64) {
+        self.shard.tick(now_ms);
+    }
+
     /// A queue that has survived.
-    pub fn open(&mut self, queue: QueueId, options: Options) {
+    pub fn open(&mut self, queue: QueueId, options: impl Into<Served>) {
         self.shard.open(queue, options);
     }
 
@@ -80,6 +91,11 @@ impl Recovery {
             .ok_or_else(|| unknown(record))?;
         self.shard.recover(record.lsn.0, decoded);
         Ok(())
+    }
+
+    /// How much of its queues the shard keeps in memory.
+    pub fn limit_paging(&mut self, limits: Limits) {
+        self.shard.limit_paging(limits);
     }
 
     /// All records were replayed; the journal goes on at `next`.
@@ -94,15 +110,26 @@ impl Recovery {
             oldest,
             asked: next,
             reach: budget.step,
+            full: false,
             shortening: None,
         }
     }
 }
 
 impl Ledger {
+    /// See [`Shard::tick`].
+    pub fn tick(&mut self, now_ms: u64) {
+        self.shard.tick(now_ms);
+    }
+
     /// See [`Shard::open`].
-    pub fn open(&mut self, queue: QueueId, options: Options) {
+    pub fn open(&mut self, queue: QueueId, options: impl Into<Served>) {
         self.shard.open(queue, options);
+    }
+
+    /// See [`Shard::configure`].
+    pub fn configure(&mut self, queue: QueueId, settings: Settings) {
+        self.shard.configure(queue, settings, &mut self.log);
     }
 
     /// See [`Shard::drop_queue`].
@@ -149,6 +176,26 @@ impl Ledger {
         (None, self.shorten())
     }
 
+    /// Whether the disk has no room for more than what is small.
+    pub fn set_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
+    /// See [`Shard::paged`]. What it appends is in the next round.
+    pub fn paged(&mut self, answer: Answer) {
+        self.shard.paged(answer, &mut self.log);
+    }
+
+    /// See [`Shard::poll_page`].
+    pub fn poll_page(&mut self) -> Option<Order> {
+        self.shard.poll_page()
+    }
+
+    /// See [`Shard::segments`].
+    pub fn segments(&self) -> Vec<(QueueId, Segment)> {
+        self.shard.segments()
+    }
+
     /// Bytes that were appended and are not yet durable.
     pub fn unsynced_bytes(&self) -> u64 {
         self.log.0.next_lsn().0 - self.synced.0
@@ -187,6 +234,9 @@ impl Ledger {
     fn shorten(&mut self) -> Option<Pending> {
         let size = self.log.0.next_lsn().0 - self.oldest.0;
         if size < self.budget.journal_size || self.shard.live_bytes() * 2 > size {
+            return None;
+        }
+        if self.full && self.shard.live_bytes() > COPIED_WHEN_FULL_MAX {
             return None;
         }
         let before = Lsn(self.oldest.0 + self.reach.min(size / 2));

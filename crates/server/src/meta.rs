@@ -5,12 +5,15 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
 use broker::meta::{Change, Effect, KIND, Meta, Record, Reply};
 use broker::queue::Options;
-use broker::shard::Notice;
+use broker::shard::{Notice, Served};
+use broker::stream;
 use broker::topology::{Queue, Topology};
 use store::{Lsn, Tail};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -35,12 +38,18 @@ enum Input {
 pub(crate) struct Handle {
     inbox: UnboundedSender<Input>,
     topology: watch::Receiver<Topology>,
+    full: Arc<AtomicBool>,
 }
 
 impl Handle {
     /// Asks for a change. `answer` is called once it is committed and published, or refused.
     pub(crate) fn change(&self, change: Change, answer: impl FnOnce(Result<Reply, Error>) + Send + 'static) {
         let _ = self.inbox.send(Input::Change(change, Box::new(answer)));
+    }
+
+    /// Whether changes wait for room on the disk.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// The exclusive queues of a connection that has ended go.
@@ -62,13 +71,14 @@ pub(crate) struct Recovered {
     bytes: u64,
 }
 
-/// How errors name a queue.
-fn options(queue: &Queue) -> Options {
-    Options {
-        label: format!("queue '{}' in vhost '{}'", queue.name, queue.vhost),
-        durable: queue.durable,
-        auto_delete: queue.auto_delete,
+/// What its shard must know of a queue.
+fn served(topology: &Topology, queue: &Queue) -> Served {
+    if queue.is_stream() {
+        return stream::Options::of(queue).into();
     }
+    let Queue { durable, auto_delete, .. } = *queue;
+    let settings = topology.settings(queue);
+    Options { label: queue.label(), durable, auto_delete, settings }.into()
 }
 
 /// Reads the meta journal.
@@ -93,8 +103,8 @@ impl Recovered {
     }
 
     /// The queues that have survived.
-    pub(crate) fn queues(&self) -> impl Iterator<Item = (QueueId, Options)> {
-        self.meta.topology().queues().map(|queue| (queue.id, options(queue)))
+    pub(crate) fn queues(&self) -> impl Iterator<Item = (QueueId, Served)> {
+        self.meta.topology().queues().map(|queue| (queue.id, served(self.meta.topology(), queue)))
     }
 
     /// Starts the task. It ends when all handles are dropped.
@@ -123,10 +133,12 @@ impl Recovered {
             notices,
             shards,
             publisher,
+            full: Arc::default(),
             fatal,
         };
+        let full = Arc::clone(&task.full);
         task.compact(self.bytes);
-        Ok((Handle { inbox, topology }, crate::spawn_owner("meta".to_owned(), owner, task.run())))
+        Ok((Handle { inbox, topology, full }, crate::spawn_owner("meta".to_owned(), owner, task.run())))
     }
 }
 
@@ -151,6 +163,7 @@ struct Task {
     notices: UnboundedReceiver<Notice>,
     shards: Vec<shard::Handle>,
     publisher: watch::Sender<Topology>,
+    full: Arc<AtomicBool>,
     fatal: Fatal,
 }
 
@@ -187,6 +200,8 @@ impl Task {
                     self.journal.forget(before);
                 }
             }
+            // Whoever waits for a change waits longer.
+            Input::Journal(Progress::Full(full)) => self.full.store(full, Ordering::Relaxed),
             Input::Journal(Progress::Failed(error)) => self.fatal.report(error.into()),
         }
     }
@@ -227,8 +242,13 @@ impl Task {
     fn tell(&self, held: Held) {
         for effect in held.effects {
             match effect {
-                Effect::QueueOpened(queue) => self.shard(queue.id).open(queue.id, options(&queue)),
+                Effect::QueueOpened(queue) => {
+                    self.shard(queue.id).open(queue.id, served(&held.topology, &queue));
+                }
                 Effect::QueueDropped(queue) => self.shard(queue.id).drop_queue(queue.id),
+                Effect::QueueChanged(queue) => {
+                    self.shard(queue.id).configure(queue.id, held.topology.settings(&queue));
+                }
                 // Sessions look at the new topology by themselves.
                 Effect::VhostDropped(_) | Effect::AccessChanged(_) => {}
             }

@@ -1,6 +1,5 @@
 //! Files as text, for people: journals here, the others in modules of their own.
 
-pub mod checkpoint;
 pub mod segment;
 
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
 //! What a shard keeps on a disk, behind a small [`Disk`] seam: its journal, append-only files of checked
-//! records; the [`segment`]s, which hold the backlog of its queues; and its [`checkpoint`].
+//! records; and the [`segment`]s, which hold the backlog of its queues.
 //!
 //! ```text
 //!   shard task                     journal thread                      disk
@@ -22,7 +22,6 @@ mod files;
 mod recovery;
 mod scan;
 
-pub mod checkpoint;
 pub mod segment;
 
 mod disk;

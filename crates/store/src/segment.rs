@@ -3,7 +3,7 @@
 //! ```text
 //!   spilling thread                                           disk
 //!   Writer::append(queue, runs) × n ─▶ one write ─▶ <queue>-<number>.segment
-//!   Writer::sync ─▶ [Extent] ──────────▶ the caller's checkpoint; only then may journal files go
+//!   Writer::sync ─▶ [Extent] ──────────▶ the caller's journal; only then are older records spare
 //!
 //!   Reader::read(from, to, window) ─▶ Chunk { runs, damages, next }   one read, messages are slices of it
 //! ```
@@ -30,10 +30,11 @@ use std::path::Path;
 
 use crate::disk::Disk;
 use crate::error::{Error, Result};
+use crate::header::FILE_HEADER_SIZE;
 
 pub use format::FORMAT_VERSION;
 pub(crate) use format::FileHeader;
-pub use reader::{Chunk, Reader, Run};
+pub use reader::{Chunk, Reader, Run, verify};
 pub use writer::{NewRun, Options, Writer};
 
 /// What a segment's file is called after.
@@ -64,7 +65,7 @@ pub struct Place {
     pub sequence: u64,
 }
 
-/// A part of a segment, or all of it: what a checkpoint must remember to find the messages again.
+/// A part of a segment, or all of it: what its owner must remember to find the messages again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Extent {
     /// The segment.
@@ -87,7 +88,7 @@ pub struct Damage {
     pub why: String,
 }
 
-/// The segments whose files are in `dir`, by queue and number. Those that no checkpoint names are leftovers of
+/// The segments whose files are in `dir`, by queue and number. Those that no journal names are leftovers of
 /// a crash, for [`Writer::remove`].
 pub fn list<D: Disk>(disk: &D, dir: &Path) -> Result<Vec<Name>> {
     let names = disk.list(dir).map_err(|error| Error::io("list", dir, &error))?;
@@ -109,6 +110,13 @@ impl Name {
         };
         // One file has one name: no short form, no capitals, no sign.
         (name.file_name() == file_name).then_some(name)
+    }
+}
+
+impl Extent {
+    /// Whether it begins where the file does: nothing was appended before.
+    pub fn begins_file(&self) -> bool {
+        self.from.offset == FILE_HEADER_SIZE as u64
     }
 }
 

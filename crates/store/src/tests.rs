@@ -1,4 +1,3 @@
-mod checkpoint;
 mod conformance;
 mod counts;
 mod crash;

@@ -3,16 +3,31 @@
 //! A queue decides nothing that must survive: its shard writes the record and then calls `enqueue`, `settle` and the
 //! like, and so does recovery.
 
+mod backlog;
 mod consumer;
+mod extras;
+mod limits;
+mod paging;
+mod returns;
+mod run;
+mod runs;
+mod times;
 
 pub use consumer::Subscription;
 pub(crate) use consumer::{Consumer, Consumers, Place, Turn};
+pub(crate) use paging::to_page;
+pub(crate) use run::{Logged, Run, Stored};
+pub use times::Mark;
 
 use crate::id::QueueId;
 use crate::message::Messages;
-use crate::record::{Position, Span, tidy};
+use crate::record::{Span, tidy};
 use crate::sequence::{Sequence, Stretch};
 use crate::shard::Delivery;
+use crate::topology::Settings;
+use backlog::Backlog;
+use extras::Extras;
+pub(crate) use runs::Runs;
 
 /// What a shard must know of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,52 +38,19 @@ pub struct Options {
     pub durable: bool,
     /// It goes with its last consumer.
     pub auto_delete: bool,
+    /// What its arguments and policies say.
+    pub settings: Settings,
 }
 
 impl Options {
     /// A volatile queue for direct reply-to. Clients know its address and not its name.
     pub fn of_reply_queue() -> Options {
-        Options { label: "reply queue".to_owned(), durable: false, auto_delete: true }
-    }
-}
-
-/// Where the log holds messages that were written one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stored {
-    /// Position of the first record that was written together with theirs.
-    pub(crate) position: Position,
-    /// How many were written from there to the first of these: with the position it names a message.
-    pub(crate) nth: u32,
-    /// Queues that share each record.
-    pub(crate) targets: u32,
-    /// Bytes of records per message, beside the message.
-    pub(crate) overhead: u32,
-}
-
-/// Messages of a queue whose sequence numbers follow each other and that share everything else.
-#[derive(Clone, Debug)]
-pub(crate) struct Run {
-    pub(crate) messages: Messages,
-    /// `None`: they are in memory only.
-    pub(crate) stored: Option<Stored>,
-    pub(crate) redelivered: bool,
-}
-
-impl Stretch for Run {
-    fn count(&self) -> u32 {
-        self.messages.count()
-    }
-
-    fn split_to(&mut self, count: u32) -> Run {
-        let first = Run { messages: self.messages.split_to(count), ..*self };
-        if let Some(stored) = &mut self.stored {
-            stored.nth += count;
+        Options {
+            label: "reply queue".to_owned(),
+            durable: false,
+            auto_delete: true,
+            settings: Settings::default(),
         }
-        first
-    }
-
-    fn stays(&mut self) {
-        self.messages.move_out();
     }
 }
 
@@ -80,6 +62,8 @@ pub(crate) struct Holder {
     pub(crate) channel: u16,
     /// Place and number; `None` when basic.get took it.
     pub(crate) consumer: Option<(Place, u32)>,
+    /// Since when, in milliseconds since 1970.
+    pub(crate) since: u64,
 }
 
 #[derive(Debug)]
@@ -110,14 +94,22 @@ pub(crate) struct Queue {
     pub(crate) closing: bool,
     /// It is in its shard's list of queues to look at.
     pub(crate) touched: bool,
-    ready: Sequence<Run>,
+    /// What waits in memory below the first message of the backlog: consumers get this.
+    front: Runs,
+    /// What waits on a disk.
+    backlog: Backlog,
+    /// What waits in memory above the first message of the backlog.
+    behind: Runs,
     unacked: Sequence<Unacked>,
     next_sequence: u64,
+    /// Messages up to this number come back from the disk as redelivered.
+    flagged: u64,
     /// Highest sequence number that was given out, and the highest that the log knows of.
     delivered: u64,
     delivered_logged: u64,
     /// Stored messages settled in this round, not yet in the log.
     settled: Vec<Span>,
+    extras: Option<Box<Extras>>,
 }
 
 impl Queue {
@@ -127,12 +119,16 @@ impl Queue {
             consumers: Consumers::default(),
             closing: false,
             touched: false,
-            ready: Sequence::default(),
+            front: Runs::default(),
+            backlog: Backlog::default(),
+            behind: Runs::default(),
             unacked: Sequence::default(),
             next_sequence: 1,
+            flagged: 0,
             delivered: 0,
             delivered_logged: 0,
             settled: Vec::new(),
+            extras: None,
         }
     }
 
@@ -146,11 +142,8 @@ impl Queue {
 
     /// Messages that wait for a consumer.
     pub(crate) fn ready_len(&self) -> usize {
-        self.ready.len()
-    }
-
-    pub(crate) fn unacked_len(&self) -> usize {
-        self.unacked.len()
+        let urgent = if self.extras.is_some() { self.levels().map(Runs::len).sum() } else { 0 };
+        urgent + self.front.len() + self.backlog.len() + self.behind.len()
     }
 
     /// The first of the numbers that the next `count` messages get.
@@ -166,12 +159,24 @@ impl Queue {
     }
 
     pub(crate) fn enqueue(&mut self, first: u64, run: Run) {
-        self.ready.insert(first, run);
+        if self.extras.is_some() && self.has_levels() {
+            return self.enqueue_by_priority(first, run);
+        }
+        self.enqueue_last(first, run);
     }
 
-    /// How many messages the next delivery can carry; `None` when none waits.
-    pub(crate) fn next_run_len(&self) -> Option<u32> {
-        self.ready.first().map(|(_, run)| run.count())
+    /// Puts messages of the lowest priority into their place.
+    fn enqueue_last(&mut self, first: u64, run: Run) {
+        if self.backlog.first().is_some_and(|boundary| boundary < first) {
+            self.behind.insert(first, run);
+        } else {
+            self.front.insert(first, run);
+        }
+    }
+
+    /// How many messages the next delivery can carry; `None` when none waits in memory.
+    pub(crate) fn next_run_len(&mut self) -> Option<u32> {
+        self.head().first().map(|(_, run)| run.count())
     }
 
     /// Gives the next messages to a consumer; its connection and what it gets. What needs no ack is settled.
@@ -179,6 +184,7 @@ impl Queue {
         &mut self,
         id: QueueId,
         turn: Turn,
+        now: u64,
         gone: impl FnOnce(&Run),
     ) -> Option<(usize, Delivery)> {
         let consumer = self.consumers.get(turn.place);
@@ -189,79 +195,154 @@ impl Queue {
             gone(&taken.1);
             taken
         } else {
-            self.lend(Holder { connection, channel, consumer: Some((turn.place, number)) }, turn.count)?
+            let consumer = Some((turn.place, number));
+            self.lend(Holder { connection, channel, consumer, since: now }, turn.count)?
         };
-        let Run { messages, redelivered, .. } = run;
-        Some((connection, Delivery { consumer: number, queue: id, first, redelivered, messages }))
+        let Run { messages, redelivered, returns, .. } = run;
+        Some((connection, Delivery { consumer: number, queue: id, first, redelivered, returns, messages }))
     }
 
     /// Takes the next messages, at most `count_max`, out of the queue for good.
     pub(crate) fn take(&mut self, count_max: u32) -> Option<(u64, Run)> {
-        let (first, run) = self.ready.pop_first(count_max)?;
-        self.note_delivery(first, &run);
-        note_settled(&mut self.settled, first, &run);
+        let (first, run) = self.pop_ready(count_max)?;
+        self.note_settled(first, &run);
         Some((first, run))
     }
 
     /// Gives the next messages, at most `count_max`, to `holder`, who will settle them or give them back.
     pub(crate) fn lend(&mut self, holder: Holder, count_max: u32) -> Option<(u64, Run)> {
-        let (first, run) = self.ready.pop_first(count_max)?;
-        self.note_delivery(first, &run);
+        let (first, run) = self.pop_ready(count_max)?;
         self.unacked.insert(first, Unacked { run: run.clone(), holder });
         Some((first, run))
     }
 
+    fn pop_ready(&mut self, count_max: u32) -> Option<(u64, Run)> {
+        let (first, run) = self.head().pop_first(count_max)?;
+        if self.extras.is_some() {
+            self.count_taken(&run);
+        }
+        self.note_delivery(first, &run);
+        Some((first, run))
+    }
+
+    /// Messages that left what waits go to `holder`, who will settle them: no consumer saw them.
+    pub(crate) fn lend_taken(&mut self, holder: Holder, first: u64, run: Run) {
+        self.unacked.insert(first, Unacked { run, holder });
+    }
+
+    /// Messages that left what waits leave the queue.
+    pub(crate) fn settle_taken(&mut self, first: u64, run: &Run) {
+        self.note_settled(first, run);
+    }
+
+    /// What a connection holds of a span passes to another holder; `passed` hears of it.
+    pub(crate) fn pass_on(
+        &mut self,
+        connection: usize,
+        span: Span,
+        to: Holder,
+        mut passed: impl FnMut(u64, &Run),
+    ) {
+        let Queue { unacked, consumers, .. } = self;
+        let mut taken = Vec::new();
+        let of_it = |unacked: &Unacked| unacked.holder.connection == connection;
+        unacked.remove(span.first, last(span), of_it, |first, unacked| {
+            release(consumers, &unacked);
+            taken.push((first, unacked.run));
+        });
+        taken.iter().for_each(|(first, run)| passed(*first, run));
+        for (first, run) in taken.into_iter().rev() {
+            self.unacked.insert(first, Unacked { run, holder: to });
+        }
+    }
+
     /// The holder is done with messages: they leave the queue. Those that this connection does not hold stay.
     pub(crate) fn settle(&mut self, connection: usize, span: Span, mut gone: impl FnMut(&Run)) {
-        let Queue { unacked, consumers, settled, .. } = self;
+        let Queue { unacked, consumers, settled, backlog, .. } = self;
         unacked.remove(
             span.first,
             last(span),
             |unacked| unacked.holder.connection == connection,
             |first, unacked| {
                 release(consumers, &unacked);
-                note_settled(settled, first, &unacked.run);
+                note_settled(settled, backlog, first, &unacked.run);
                 gone(&unacked.run);
             },
         );
     }
 
     /// The holder gives messages back, to their old places.
-    pub(crate) fn requeue(&mut self, connection: usize, span: Span) {
-        let Queue { unacked, consumers, ready, .. } = self;
+    ///
+    /// What was given back too often is returned, and is in no place any more.
+    pub(crate) fn requeue(&mut self, connection: usize, span: Span, now: u64) -> Vec<(u64, Run)> {
+        let Queue { unacked, consumers, .. } = self;
         let mut taken = Vec::new();
         let of_it = |unacked: &Unacked| unacked.holder.connection == connection;
-        unacked.remove(span.first, last(span), of_it, |first, unacked| taken.push((first, unacked)));
-        for (first, unacked) in taken.into_iter().rev() {
+        unacked.remove(span.first, last(span), of_it, |first, unacked| {
             release(consumers, &unacked);
-            ready.insert(first, Run { redelivered: true, ..unacked.run });
-        }
+            taken.push((first, unacked.run));
+        });
+        self.put_back(taken, now)
     }
 
-    /// Takes back all that a connection, or one channel of it, holds.
-    pub(crate) fn requeue_all(&mut self, connection: usize, channel: Option<u16>) {
+    /// Takes back all that a connection, or one channel of it, holds. See `requeue`.
+    pub(crate) fn requeue_all(
+        &mut self,
+        connection: usize,
+        channel: Option<u16>,
+        now: u64,
+    ) -> Vec<(u64, Run)> {
         let of_it =
             |holder: Holder| holder.connection == connection && channel.is_none_or(|c| c == holder.channel);
-        // The highest first, so that each is put in front of the one before.
         let taken = self.unacked.extract(|unacked| of_it(unacked.holder));
-        for (first, Unacked { run, .. }) in taken.into_iter().rev() {
-            self.ready.insert(first, Run { redelivered: true, ..run });
-        }
+        self.put_back(taken.into_iter().map(|(first, unacked)| (first, unacked.run)).collect(), now)
     }
 
-    /// Empties the queue of what waits; what is unacked stays.
-    pub(crate) fn purge(&mut self) -> Vec<Run> {
-        let mut runs = Vec::new();
-        while let Some((first, run)) = self.ready.pop_first(u32::MAX) {
-            note_settled(&mut self.settled, first, &run);
-            runs.push(run);
+    /// The highest first, so that each is put in front of the one before.
+    fn put_back(&mut self, taken: Vec<(u64, Run)>, now: u64) -> Vec<(u64, Run)> {
+        let mut too_often = Vec::new();
+        for (first, run) in taken.into_iter().rev() {
+            let run = Run { redelivered: true, ..run };
+            if self.extras.is_some() {
+                too_often.extend(self.put_back_counted(first, run, now));
+            } else {
+                self.enqueue(first, run);
+            }
         }
-        runs
+        too_often.reverse();
+        too_often
+    }
+
+    /// Empties the queue of what waits; what is unacked stays. `gone` hears of what was in memory. How many there were.
+    pub(crate) fn purge(&mut self, mut gone: impl FnMut(&Run)) -> usize {
+        let count = self.ready_len();
+        self.drop_backlog();
+        while let Some((first, run)) = (self.head().pop_first(u32::MAX))
+            .or_else(|| self.behind.pop_first(u32::MAX))
+            .or_else(|| self.pop_delayed())
+        {
+            if self.extras.is_some() {
+                self.count_taken(&run);
+            }
+            self.note_settled(first, &run);
+            gone(&run);
+        }
+        count
     }
 
     /// Recovery: settled messages are gone.
     pub(crate) fn forget(&mut self, span: Span, mut gone: impl FnMut(&Run)) {
-        self.ready.remove(span.first, last(span), |_| true, |_, run| gone(&run));
+        let mut forgotten = Vec::new();
+        for runs in Queue::levels_mut(&mut self.extras).chain([&mut self.front, &mut self.behind]) {
+            runs.remove(span.first, last(span), |_, run| forgotten.push(run));
+        }
+        for run in forgotten {
+            if self.extras.is_some() {
+                self.count_taken(&run);
+            }
+            gone(&run);
+        }
+        self.forget_backlog(span);
     }
 
     /// Recovery: all up to `last` may have been delivered before.
@@ -272,17 +353,11 @@ impl Queue {
 
     /// Recovery is over: flags what may have been delivered before.
     pub(crate) fn flag_redelivered(&mut self) {
-        let last = self.delivered;
-        // One stretch may lie across the end.
-        if let Some((first, run)) = self.ready.get(last)
-            && first + u64::from(run.count()) - 1 > last
-        {
-            let mut before = None;
-            self.ready.remove(first, last, |_| true, |first, run| before = Some((first, run)));
-            before.into_iter().for_each(|(first, run)| self.ready.insert(first, run));
+        self.flagged = self.delivered;
+        self.backlog.forget_dead();
+        for runs in Queue::levels_mut(&mut self.extras).chain([&mut self.front, &mut self.behind]) {
+            runs.flag_redelivered(self.delivered);
         }
-        let delivered = self.ready.iter_mut().take_while(|(first, _)| *first <= last);
-        delivered.for_each(|(_, run)| run.redelivered = true);
     }
 
     /// Stored messages that were settled since the last call.
@@ -304,22 +379,38 @@ impl Queue {
         self.delivered_logged
     }
 
-    /// All messages, waiting and unacked.
+    /// All messages in memory, waiting and unacked.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, &Run)> {
         let unacked = self.unacked.iter().map(|(first, unacked)| (first, &unacked.run));
-        self.ready.iter().chain(unacked)
+        self.ready().chain(self.delayed()).chain(unacked)
+    }
+
+    /// All messages in memory that wait.
+    fn ready(&self) -> impl Iterator<Item = (u64, &Run)> {
+        self.levels().chain([&self.front, &self.behind]).flat_map(Runs::iter)
     }
 
     /// The same, to change where the log holds them.
     pub(crate) fn runs_mut(&mut self) -> impl Iterator<Item = (u64, &mut Run)> {
-        let unacked = self.unacked.iter_mut().map(|(first, unacked)| (first, &mut unacked.run));
-        self.ready.iter_mut().chain(unacked)
+        let Queue { front, behind, unacked, extras, .. } = self;
+        let unacked = unacked.iter_mut().map(|(first, unacked)| (first, &mut unacked.run));
+        let waiting = front.iter_mut().chain(behind.iter_mut()).chain(unacked);
+        let more = extras.iter_mut().flat_map(|extras| extras.runs_mut());
+        waiting.chain(more)
     }
 
     fn note_delivery(&mut self, first: u64, run: &Run) {
+        let last = first + u64::from(run.count()) - 1;
         if run.stored.is_some() {
-            self.delivered = self.delivered.max(first + u64::from(run.count()) - 1);
+            self.delivered = self.delivered.max(last);
         }
+        if let Some(spill) = &mut self.backlog.spill {
+            spill.handed = spill.handed.max(last);
+        }
+    }
+
+    fn note_settled(&mut self, first: u64, run: &Run) {
+        note_settled(&mut self.settled, &mut self.backlog, first, run);
     }
 
     /// Panics where an invariant does not hold.
@@ -334,9 +425,12 @@ impl Queue {
         }
         for (first, unacked) in self.unacked.iter() {
             for sequence in first..first + u64::from(unacked.count()) {
-                assert!(self.ready.get(sequence).is_none(), "{sequence} both waits and is out");
+                let waits = self.front.get(sequence).is_some() || self.behind.get(sequence).is_some();
+                assert!(!waits && !self.backlog.holds(sequence), "{sequence} both waits and is out");
             }
         }
+        self.check_backlog();
+        self.check_extras();
         for (place, consumer) in self.consumers.iter() {
             let held = self.unacked.iter().filter(|(_, unacked)| {
                 let of_it = unacked.holder.consumer == Some((place, consumer.subscription.consumer));
@@ -360,11 +454,16 @@ fn release(consumers: &mut Consumers, unacked: &Unacked) {
     }
 }
 
-fn note_settled(settled: &mut Vec<Span>, first: u64, run: &Run) {
-    if run.stored.is_none() {
-        return;
+fn note_settled(settled: &mut Vec<Span>, backlog: &mut Backlog, first: u64, run: &Run) {
+    match run.stored {
+        None => return,
+        Some(Stored::Log(_)) => {}
+        Some(Stored::Segment(segment)) => backlog.gone(segment, run.count()),
     }
-    let span = Span { first, count: run.count() };
+    push_settled(settled, Span { first, count: run.count() });
+}
+
+fn push_settled(settled: &mut Vec<Span>, span: Span) {
     if !settled.last_mut().is_some_and(|before| before.join(span)) {
         settled.push(span);
     }

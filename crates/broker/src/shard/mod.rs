@@ -4,19 +4,23 @@
 //! 1. `handle` every command that waits, in order. What must survive goes to the `Log` on the way.
 //! 2. `finish_round`: deliveries are made, and what the round settled goes to the log.
 //! 3. `poll_effects` and `poll_notice` until they are empty, and carry out what they say.
+//!    `poll_page` as well: orders for whoever keeps the backlog on a disk; its answers come in through `paged`.
 //! 4. When the log has committed up to a position, say so with `committed`, then poll again: confirms come out.
 //!
 //! Before the first round of a restart: `open` every durable queue, `recover` every record of the log, `recovered`.
 //! Live commands and recovery change a queue through the same methods.
 
+mod care;
 mod dispatch;
 mod outbox;
+mod paging;
 mod publish;
 mod recovery;
 mod request;
+mod streams;
 mod usage;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -26,7 +30,11 @@ use crate::id::{ConnectionId, QueueId};
 use crate::message::Messages;
 use crate::queue::{Options, Queue, Subscription};
 use crate::record::{Log, Position, Span};
+use crate::stream::{self, Reading};
 use outbox::Outbox;
+pub use outbox::weight;
+use paging::Paging;
+use streams::Streams;
 use usage::Usage;
 
 /// Messages that a session read in one go and that go to queues of one shard.
@@ -58,8 +66,12 @@ pub struct Publish {
     pub messages: Messages,
     /// They must survive a restart, in queues that do.
     pub persistent: bool,
+    /// Some of them have their own time to live.
+    pub expires: bool,
     /// Which of the batch's routes they take.
     pub route: usize,
+    /// Publisher and number, if it is one message whose publisher wants to hear if a queue refuses it.
+    pub confirm: Option<(u32, u64)>,
 }
 
 /// What a session asks of a shard without waiting for an answer, or with one.
@@ -69,8 +81,14 @@ pub enum Command {
     Publish(Batch),
     /// Messages that this connection holds are done with.
     Settle(Vec<(QueueId, Span)>),
+    /// A reader of a stream, by its number, is done with messages, whatever it did with them.
+    Credit(Vec<(QueueId, u32, Span)>),
     /// Messages that this connection holds go back to their places.
     Requeue(Vec<(QueueId, Span)>),
+    /// Messages that this connection holds are not wanted: they leave their queue for its dead-letter exchange.
+    Reject(Vec<(QueueId, Span)>),
+    /// What this channel holds it may hold for as long as if it had just come.
+    Extend(u16),
     /// So many bytes of deliveries have been written to the socket.
     Written(usize),
     /// The window of this channel has room again: consumers that stopped because of it go on.
@@ -90,6 +108,8 @@ pub enum Command {
 pub enum Request {
     /// Start a consumer.
     Consume(QueueId, Subscription),
+    /// Start to read a stream.
+    Read(QueueId, Subscription, Reading),
     /// Stop the consumer with this number.
     Cancel(QueueId, u32),
     /// Take one message, for this channel.
@@ -153,8 +173,36 @@ pub struct Delivery {
     pub first: u64,
     /// They may have been delivered before.
     pub redelivered: bool,
+    /// How often they came back, in queues that count it.
+    pub returns: u16,
     /// The messages.
     pub messages: Messages,
+}
+
+/// Messages for another place. Whoever takes them there settles them when they have arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Where they come from.
+    pub queue: QueueId,
+    /// The number of the first one there; `None`: they never were in it.
+    pub first: Option<u64>,
+    /// Why they go.
+    pub reason: Reason,
+    /// The messages.
+    pub messages: Messages,
+}
+
+/// Why messages leave a queue without being consumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A consumer does not want them.
+    Rejected,
+    /// They waited for too long.
+    Expired,
+    /// The queue is full.
+    MaxLen,
+    /// They came back too often.
+    DeliveryLimit,
 }
 
 /// What happens at a connection because of what happened in the shard.
@@ -164,6 +212,12 @@ pub enum Effect {
     Deliver(Delivery),
     /// Messages with these confirm numbers are safe.
     Confirm(Confirm),
+    /// A queue has refused messages with these confirm numbers.
+    Refused(Confirm),
+    /// Take messages to another place: for the forwarder.
+    Forward(Forward),
+    /// This consumer has held a message for longer than so many milliseconds, as long as it may.
+    TimedOut(u32, u64),
     /// The answer to a request.
     Reply(u64, Result<Reply, Error>),
     /// The queue of this consumer is gone, and so is the consumer.
@@ -177,6 +231,27 @@ pub enum Notice {
     Unused(QueueId),
 }
 
+/// What a shard serves under a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// A queue.
+    Queue(Options),
+    /// A stream.
+    Stream(stream::Options),
+}
+
+impl From<Options> for Served {
+    fn from(options: Options) -> Served {
+        Served::Queue(options)
+    }
+}
+
+impl From<stream::Options> for Served {
+    fn from(options: stream::Options) -> Served {
+        Served::Stream(options)
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Shard {
@@ -188,26 +263,48 @@ pub struct Shard {
     /// Cancels of the last consumer of an auto-delete queue: answered when the queue is gone.
     waiting_for_drop: Vec<(QueueId, ConnectionId, u64)>,
     usage: Usage,
+    paging: Paging,
+    streams: Streams,
     /// In this round a connection that had been full took more deliveries, or a consumer settled many.
     progressed: bool,
     /// In the last round one did, and a backlog remained.
     congested: bool,
     last_append: Option<Position>,
     committed: Position,
+    /// A queue has refused the messages that are being published.
+    refused: bool,
+    /// Milliseconds since 1970, as of the beginning of the round.
+    now: u64,
+    /// When queues want to be looked at.
+    deadlines: BTreeSet<(u64, QueueId)>,
+    /// When to look for consumers that hold messages for too long.
+    timeouts_at: Option<u64>,
     scratch: Vec<u8>,
     targets: Vec<(QueueId, u64)>,
 }
 
 impl Shard {
     /// Starts to serve a queue. Messages reach it from now on.
-    pub fn open(&mut self, queue: QueueId, options: Options) {
-        self.queues.insert(queue, Queue::new(options));
+    pub fn open(&mut self, queue: QueueId, served: impl Into<Served>) {
+        let options = match served.into() {
+            Served::Queue(options) => options,
+            Served::Stream(options) => return self.streams.open(queue, options),
+        };
+        let settings = options.settings.clone();
+        let mut opened = Queue::new(options);
+        opened.configure(settings, self.now);
+        self.queues.insert(queue, opened);
+        self.touch(queue);
     }
 
     /// A queue is deleted: its messages go, its consumers are told.
     pub fn drop_queue(&mut self, queue: QueueId) {
         if let Some(dropped) = self.queues.remove(&queue) {
             dropped.runs().for_each(|(_, run)| self.usage.remove(run));
+            self.paging.dropped(queue, &dropped);
+            if let Some(at) = dropped.deadline_was() {
+                self.deadlines.remove(&(at, queue));
+            }
             for (_, consumer) in dropped.consumers.iter() {
                 self.outbox.push_at(consumer.connection, Effect::Cancelled(consumer.subscription.consumer));
             }
@@ -215,6 +312,8 @@ impl Shard {
         for (_, connection, token) in self.waiting_for_drop.extract_if(.., |(q, _, _)| *q == queue) {
             self.outbox.push(connection, Effect::Reply(token, Ok(Reply::Cancelled)));
         }
+        self.serve_waiting(queue);
+        self.drop_stream(queue);
     }
 
     /// Takes a command of a connection.
@@ -222,7 +321,10 @@ impl Shard {
         match command {
             Command::Publish(batch) => self.publish(from, batch, log),
             Command::Settle(messages) => self.settle(from, &messages),
+            Command::Credit(messages) => self.credit(from, &messages),
             Command::Requeue(messages) => self.requeue(from, &messages),
+            Command::Reject(messages) => self.reject(from, &messages),
+            Command::Extend(channel) => self.extend(from, channel),
             Command::Written(bytes) => self.written(from, bytes),
             Command::Resume => self.touch_queues_of(from),
             Command::OpenReplyQueue(queue) => self.open(queue, Options::of_reply_queue()),
@@ -235,15 +337,25 @@ impl Shard {
     /// Ends a round: makes deliveries, and logs what the round settled.
     pub fn finish_round(&mut self, log: &mut impl Log) {
         self.congested = false;
-        let mut touched = std::mem::take(&mut self.touched);
-        for id in touched.drain(..) {
+        let mut at = 0;
+        // Serving one who waited may touch queues again.
+        while let Some(id) = self.touched.get(at).copied() {
+            at += 1;
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.touched = false;
             }
             self.dispatch(id);
+            if self.queues.get(&id).is_some_and(Queue::has_extras) {
+                self.after_dispatch(id);
+                self.log_returns(id, log);
+            }
+            // A message that came back may be what they wait for.
+            self.serve_waiting(id);
             self.log_outcomes(id, log);
+            self.page(id);
         }
-        self.touched = touched;
+        self.touched.clear();
+        self.finish_streams(log);
         self.progressed = false;
     }
 
@@ -257,6 +369,8 @@ impl Shard {
     pub fn committed(&mut self, position: Position) {
         self.committed = self.committed.max(position);
         self.outbox.release(self.committed);
+        self.remove_segments();
+        self.streams_committed();
     }
 
     /// What to do at a connection, in order; `None` when nothing is left.
@@ -276,7 +390,7 @@ impl Shard {
 
     /// Bytes of messages in memory, waiting and unacked.
     pub fn message_bytes(&self) -> u64 {
-        self.usage.memory
+        self.usage.memory + self.streams.window_bytes()
     }
 
     /// Bytes of the log that hold messages still in a queue.
@@ -289,13 +403,18 @@ impl Shard {
     pub fn check(&self) {
         let mut usage = Usage::default();
         self.queues.values().flat_map(Queue::runs).for_each(|(_, run)| usage.add(run));
+        self.streams.runs().for_each(|run| usage.add(run));
         assert_eq!(self.usage, usage, "what all messages take");
         for queue in self.queues.values() {
             queue.check();
             let free = queue.consumers.anyone_free(|connection| self.outbox.is_writable(connection));
-            let stuck = free && !queue.closing && queue.ready_len() > 0;
+            let stuck = free && !queue.closing && queue.ready_len() > 0 && !queue.waits_for_disk();
             assert!(!stuck, "{}: a message waits though a consumer could take it", queue.options.label);
+            let forgotten = free && !queue.closing && queue.waits_for_disk() && !queue.is_reading();
+            assert!(!forgotten, "{}: nobody reads what a consumer could take", queue.options.label);
         }
+        self.check_paging();
+        self.check_streams();
         self.outbox.check();
     }
 
@@ -303,6 +422,8 @@ impl Shard {
     fn touch(&mut self, id: QueueId) {
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.touch(&mut self.touched, id);
+        } else {
+            self.streams.touch(id);
         }
     }
 

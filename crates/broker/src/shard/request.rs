@@ -1,14 +1,15 @@
 //! Requests: what a session waits for.
 
+use super::paging::Get;
 use super::{Delivery, Effect, Reply, Request, Shard};
 use crate::error::{Error, Kind};
 use crate::id::{ConnectionId, QueueId};
 use crate::queue::{Consumer, Holder, Queue, Run, Subscription};
 use crate::record::Log;
-use crate::sequence::Stretch;
 
 impl Shard {
     pub(super) fn request(&mut self, from: ConnectionId, token: u64, request: Request, log: &mut impl Log) {
+        let Some(request) = self.stream_request(from, token, request) else { return };
         // What was published before goes to consumers that wait for it first.
         if let Request::Get { queue, .. }
         | Request::Purge(queue)
@@ -16,9 +17,14 @@ impl Shard {
         | Request::Inspect(queue) = &request
         {
             self.dispatch(*queue);
+            if self.queues.get(queue).is_some_and(Queue::has_extras) {
+                self.after_dispatch(*queue);
+            }
         }
         let answer = match request {
-            Request::Consume(queue, subscription) => self.consume(from, queue, subscription),
+            Request::Consume(queue, subscription) | Request::Read(queue, subscription, _) => {
+                self.consume(from, queue, subscription)
+            }
             Request::Cancel(queue, consumer) => {
                 if self.cancel(from, queue, consumer) {
                     self.waiting_for_drop.push((queue, from, token));
@@ -26,20 +32,32 @@ impl Shard {
                 }
                 Ok(Reply::Cancelled)
             }
-            Request::Get { queue, channel, no_ack } => self.get(from, queue, channel, no_ack),
+            Request::Get { queue, channel, no_ack } => {
+                let get = Get { queue, from, token, channel, no_ack };
+                if self.must_wait(get) {
+                    return;
+                }
+                self.get(get)
+            }
             Request::Purge(queue) => {
                 let purged = self.purge(queue, log);
                 return self.reply_when_committed(from, token, purged.map(Reply::Purged));
             }
             Request::Delete { queue, if_unused, if_empty } => self.delete(queue, if_unused, if_empty),
-            Request::Inspect(queue) => self
-                .open_queue(queue)
-                .map(|queue| Reply::Counts { ready: queue.ready_len(), consumers: queue.consumers.len() }),
+            Request::Inspect(queue) => {
+                let now = self.now;
+                self.touch(queue);
+                self.open_queue(queue).map(|queue| {
+                    queue.used(now);
+                    Reply::Counts { ready: queue.ready_len(), consumers: queue.consumers.len() }
+                })
+            }
             Request::Sync => {
                 // What the round settled so far must be in the log before its end is waited for.
                 for queue in self.touched.clone() {
                     self.log_outcomes(queue, log);
                 }
+                self.log_tracked(log);
                 return self.reply_when_committed(from, token, Ok(Reply::Synced));
             }
         };
@@ -60,8 +78,10 @@ impl Shard {
         id: QueueId,
         subscription: Subscription,
     ) -> Result<Reply, Error> {
-        let connection = self.outbox.place(from);
+        let (connection, now) = (self.outbox.place(from), self.now);
+        self.expect_timeout(subscription.timeout_ms);
         let queue = self.open_queue(id)?;
+        queue.used(now);
         let taken =
             queue.consumers.has_exclusive() || (subscription.exclusive && !queue.consumers.is_empty());
         if taken {
@@ -87,13 +107,15 @@ impl Shard {
         }
     }
 
-    fn get(&mut self, from: ConnectionId, id: QueueId, channel: u16, no_ack: bool) -> Result<Reply, Error> {
-        let connection = self.outbox.place(from);
+    pub(super) fn get(&mut self, get: Get) -> Result<Reply, Error> {
+        let Get { queue: id, from, channel, no_ack, .. } = get;
+        let (connection, since) = (self.outbox.place(from), self.now);
         let queue = self.open_queue(id)?;
+        queue.used(since);
         let taken = if no_ack {
             queue.take(1)
         } else {
-            let holder = Holder { connection, channel, consumer: None };
+            let holder = Holder { connection, channel, consumer: None, since };
             queue.lend(holder, 1)
         };
         let ready = queue.ready_len();
@@ -106,16 +128,19 @@ impl Shard {
             self.takes_part(connection, id);
         }
         self.touch(id);
-        let Run { messages, redelivered, .. } = run;
-        let delivery = Delivery { consumer: 0, queue: id, first, redelivered, messages };
+        let Run { messages, redelivered, returns, .. } = run;
+        let delivery = Delivery { consumer: 0, queue: id, first, redelivered, returns, messages };
         Ok(Reply::Got(Some(delivery), ready))
     }
 
     fn purge(&mut self, id: QueueId, log: &mut impl Log) -> Result<usize, Error> {
-        let runs = self.open_queue(id)?.purge();
-        runs.iter().for_each(|run| self.usage.remove(run));
+        self.open_queue(id)?;
+        let Shard { queues, usage, .. } = self;
+        let purged = queues.get_mut(&id).map_or(0, |queue| queue.purge(|run| usage.remove(run)));
         self.log_outcomes(id, log);
-        Ok(runs.iter().map(|run| run.count() as usize).sum())
+        self.serve_waiting(id);
+        self.touch(id);
+        Ok(purged)
     }
 
     fn delete(&mut self, id: QueueId, if_unused: bool, if_empty: bool) -> Result<Reply, Error> {
@@ -141,7 +166,7 @@ impl Shard {
     }
 
     /// Remembers that a connection consumes from a queue or holds messages of it.
-    fn takes_part(&mut self, connection: usize, queue: QueueId) {
+    pub(super) fn takes_part(&mut self, connection: usize, queue: QueueId) {
         if let Some(connection) = self.outbox.get_mut(connection) {
             connection.queues.insert(queue);
         }

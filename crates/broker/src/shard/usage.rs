@@ -3,9 +3,6 @@
 use crate::queue::Run;
 use crate::sequence::Stretch;
 
-/// What a message takes in memory beside its bytes: its share of a buffer's and a run's bookkeeping.
-const MESSAGE_OVERHEAD: u64 = 32;
-
 /// Bytes of the log are counted in such parts, since a record is shared by queues.
 const PARTS: u64 = 1 << 16;
 
@@ -20,12 +17,12 @@ pub(super) struct Usage {
 
 impl Usage {
     pub(super) fn add(&mut self, run: &Run) {
-        self.memory += memory_of(run);
+        self.memory += run.weight();
         self.log += log_of(run);
     }
 
     pub(super) fn remove(&mut self, run: &Run) {
-        self.memory -= memory_of(run);
+        self.memory -= run.weight();
         self.log -= log_of(run);
     }
 
@@ -35,12 +32,8 @@ impl Usage {
     }
 }
 
-fn memory_of(run: &Run) -> u64 {
-    run.messages.size() as u64 + u64::from(run.count()) * MESSAGE_OVERHEAD
-}
-
 fn log_of(run: &Run) -> u64 {
-    run.stored.map_or(0, |stored| {
+    run.logged().map_or(0, |stored| {
         let overhead = u64::from(run.count()) * u64::from(stored.overhead);
         (run.messages.size() as u64 + overhead) * (PARTS / u64::from(stored.targets))
     })

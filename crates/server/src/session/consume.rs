@@ -6,18 +6,24 @@ use amqp::content;
 use amqp::error::Error;
 use amqp::frame;
 use amqp::method::{Method, basic};
+use amqp::properties::Properties;
 use broker::access::{Operation, Resource};
 use broker::id::QueueId;
 use broker::message::Message;
 use broker::queue::Subscription;
 use broker::record::Span;
 use broker::shard::{Command, Delivery, Request};
+use broker::stream::Reading;
+use broker::topology::Queue;
 
 use super::answers::Awaited;
 use super::channel::{Consumer, Unacked};
-use super::{CONSUMERS_MAX, Outcome, Session, reply, reply_to};
+use super::{CONSUMERS_MAX, Outcome, Session, refused, reply, reply_to};
 use crate::output::{Output, REFERENCED_FROM};
 use crate::random;
+
+/// The header that says how often a message came back.
+const DELIVERY_COUNT: &str = "x-delivery-count";
 
 impl Session {
     pub(super) fn consume(
@@ -32,14 +38,42 @@ impl Session {
         }
         let queue = self.queue_named(number, consume.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
+        if queue.is_stream() {
+            return self.read_stream(number, consume, &tag, &queue);
+        }
         let priority = priority(consume)?;
+        let own_timeout = timeout(consume)?.or(self.topology.settings(&queue).consumer_timeout_ms);
+        let timeout_ms = own_timeout.or(self.identity.consumer_timeout_ms);
         let subscription = self.subscribe(number, consume, &tag, queue.id, priority)?;
+        let subscription = Subscription { timeout_ms, ..subscription };
         let nowait = consume.nowait;
         let consumer = subscription.consumer;
         self.ask(
             queue.id,
             Request::Consume(queue.id, subscription),
             Awaited::Consume { channel: number, consumer, nowait },
+        );
+        Ok(())
+    }
+
+    /// Consumes from a stream.
+    fn read_stream(
+        &mut self,
+        number: u16,
+        consume: &basic::Consume<'_>,
+        tag: &Arc<str>,
+        queue: &Queue,
+    ) -> Outcome {
+        let reading = Reading::of(consume.arguments, &queue.label(), tag).map_err(|error| refused(&error))?;
+        let subscription = self.subscribe(number, consume, tag, queue.id, 0)?;
+        let consumer = subscription.consumer;
+        if let Some(known) = self.consumers.get_mut(&consumer) {
+            known.reads = true;
+        }
+        self.ask(
+            queue.id,
+            Request::Read(queue.id, subscription, reading),
+            Awaited::Consume { channel: number, consumer, nowait: consume.nowait },
         );
         Ok(())
     }
@@ -93,9 +127,11 @@ impl Session {
             exclusive: consume.exclusive,
             priority,
             prefetch: channel.prefetch,
+            timeout_ms: None,
             window: channel.window.clone(),
         };
-        let known = Consumer { channel: number, tag: Arc::clone(tag), queue, no_ack: consume.no_ack };
+        let (tag, no_ack) = (Arc::clone(tag), consume.no_ack);
+        let known = Consumer { channel: number, tag, queue, no_ack, reads: false };
         self.consumers.insert(consumer, known);
         Ok(subscription)
     }
@@ -141,6 +177,18 @@ impl Session {
         Some(known)
     }
 
+    /// A consumer has held a message for too long: its channel closes, and what it holds goes to others.
+    pub(super) fn timed_out(&mut self, consumer: u32, timeout_ms: u64) -> Result<(), (u16, Error)> {
+        let Some(channel) = self.consumers.get(&consumer).map(|consumer| consumer.channel) else {
+            return Ok(());
+        };
+        let text = format!(
+            "delivery acknowledgement on channel {channel} timed out. Timeout value used: {timeout_ms} ms. This timeout \
+             value can be configured, see consumers doc guide to learn more"
+        );
+        Err((channel, Error::precondition_failed(text)))
+    }
+
     /// The queue of a consumer is gone.
     pub(super) fn cancelled(&mut self, consumer: u32, out: &mut Vec<u8>) {
         let Some(Consumer { channel, tag, .. }) = self.forget_consumer(consumer) else {
@@ -170,23 +218,35 @@ impl Session {
         let Some(channel) = self.channels.get_mut(&consumer.channel) else {
             return;
         };
-        let Delivery { queue, first, redelivered, messages, .. } = delivery;
+        let Delivery { queue, first, redelivered, returns, messages, .. } = delivery;
         let first_tag = channel.next_delivery_tag(messages.count());
-        for (message, delivery_tag) in messages.iter().zip(first_tag..) {
+        let mut properties = Vec::new();
+        for ((message, delivery_tag), offset) in messages.iter().zip(first_tag..).zip(*first..) {
+            let mut content = content(message);
+            if consumer.reads {
+                put_offset(&mut properties, content.properties, offset);
+                content.properties = &properties;
+            } else if *returns > 0 {
+                put_delivery_count(&mut properties, content.properties, *returns);
+                content.properties = &properties;
+            }
             let method =
                 content::Deliver { consumer_tag: &consumer.tag, delivery_tag, redelivered: *redelivered };
             let (body, frame_max) = (message.body(), self.identity.frame_max);
             if body.len() < REFERENCED_FROM || !content::fits_one_frame(body.len(), frame_max) {
-                content::deliver(&mut out.bytes, consumer.channel, method, content(message), frame_max);
+                content::deliver(&mut out.bytes, consumer.channel, method, content, frame_max);
             } else {
-                content::deliver_head(&mut out.bytes, consumer.channel, method, content(message), frame_max);
+                content::deliver_head(&mut out.bytes, consumer.channel, method, content, frame_max);
                 out.refer(messages.share(body));
                 out.bytes.push(frame::END);
             }
         }
         if !consumer.no_ack {
             let span = Span { first: *first, count: messages.count() };
-            channel.unacked.insert(first_tag, Unacked { queue: *queue, span, consumed: true });
+            let reader = consumer.reads.then_some(delivery.consumer);
+            channel
+                .unacked
+                .insert(first_tag, Unacked { queue: *queue, span, consumed: !consumer.reads, reader });
         }
     }
 
@@ -208,10 +268,18 @@ impl Session {
         let delivery_tag = channel.next_delivery_tag(1);
         let message_count = u32::try_from(left).unwrap_or(u32::MAX);
         let method = content::GetOk { delivery_tag, redelivered: delivery.redelivered, message_count };
-        content::get_ok(out, number, method, content(delivery.messages.first()), self.identity.frame_max);
+        let message = delivery.messages.first();
+        let mut counted = Vec::new();
+        let mut content = content(message);
+        if delivery.returns > 0 {
+            put_delivery_count(&mut counted, content.properties, delivery.returns);
+            content.properties = &counted;
+        }
+        content::get_ok(out, number, method, content, self.identity.frame_max);
         if !no_ack {
             let span = Span::one(delivery.first);
-            channel.unacked.insert(delivery_tag, Unacked { queue: delivery.queue, span, consumed: false });
+            let unacked = Unacked { queue: delivery.queue, span, consumed: false, reader: None };
+            channel.unacked.insert(delivery_tag, unacked);
         }
     }
 }
@@ -226,6 +294,30 @@ fn content(message: Message<'_>) -> content::Message<'_> {
         properties: message.properties(),
         body: message.body(),
     }
+}
+
+/// The properties of a message that came back, with the header that says how often.
+fn put_delivery_count(out: &mut Vec<u8>, properties: &[u8], returns: u16) {
+    out.clear();
+    let properties = Properties::new(properties).unwrap_or(Properties::EMPTY);
+    properties.with_long_header(DELIVERY_COUNT, returns.into(), out);
+}
+
+/// The argument `x-consumer-timeout`, milliseconds.
+fn timeout(consume: &basic::Consume<'_>) -> Result<Option<u64>, Error> {
+    let Some(value) = consume.arguments.get("x-consumer-timeout") else {
+        return Ok(None);
+    };
+    let timeout = value.as_int().and_then(|timeout| u64::try_from(timeout).ok());
+    let wrong = || Error::precondition_failed("invalid arg 'x-consumer-timeout': milliseconds were expected");
+    timeout.map(Some).ok_or_else(wrong)
+}
+
+/// The properties of a message of a stream, as its readers see them: with its offset.
+fn put_offset(out: &mut Vec<u8>, properties: &[u8], offset: u64) {
+    out.clear();
+    let properties = Properties::new(properties).unwrap_or(Properties::EMPTY);
+    properties.with_long_header("x-stream-offset", i64::try_from(offset).unwrap_or(i64::MAX), out);
 }
 
 /// The argument `x-priority`.

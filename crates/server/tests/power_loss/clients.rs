@@ -211,7 +211,13 @@ impl World {
                 self.clients.all[client].unconfirmed.insert(number);
                 batch.confirms.push(Confirm { publisher: 1, first: number, last: number });
             }
-            let one = Publish { messages: oracle::message(number), persistent, route };
+            let one = Publish {
+                messages: oracle::message(number),
+                persistent,
+                expires: false,
+                route,
+                confirm: None,
+            };
             match batch.runs.last_mut() {
                 Some(run) if run.route == route && run.persistent == persistent => join(run, &one.messages),
                 _ => batch.runs.push(one),
@@ -244,6 +250,7 @@ impl World {
             exclusive: false,
             priority: 0,
             prefetch: [0, 1, 2, 10][self.random.index(4)],
+            timeout_ms: None,
             window: Window::default(),
         };
         self.request(client, Asked::Consume, Request::Consume(QueueId(queue), subscription));
@@ -312,6 +319,9 @@ impl World {
         let it = &mut self.clients.all[client];
         let back: Vec<Held> = it.held.extract_if(.., |held| held.channel == 1).collect();
         it.consumers.retain(|consumer| consumer.channel != 1);
+        // Who waited for a message of the disk does not get it any more.
+        let id = it.id;
+        self.clients.asked.retain(|_, (of, asked)| *of != id || !matches!(asked, Asked::Get { .. }));
         back.iter().for_each(|held| self.oracle.requeue(held.queue, held.number));
         self.send(client, Command::CloseChannel(1));
     }

@@ -62,7 +62,7 @@ pub(crate) struct Wrong {
     pub(crate) disordered: u64,
     /// Delivered before and not flagged, though the log knew; or flagged and never delivered.
     pub(crate) misflagged: u64,
-    /// Parts of the journal that were durable and cannot be read.
+    /// Parts of the journal, and messages of segments, that were durable and cannot be read.
     pub(crate) damaged: u64,
 }
 

@@ -2,18 +2,25 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use broker::id::{ConnectionId, QueueId};
+use broker::page::{Answer, Limits, Order as PageOrder, Segment};
 use broker::queue::Options;
 use broker::shard::{Command, Confirm, Delivery, Effect, Reply, Request};
+use broker::topology::Settings;
 use server::ledger::{Budget, Ledger, Pending, Recovery};
-use store::sim::{Fault, Random, SimDisk};
+use server::pager::{Journal, Pages};
+use store::sim::{Call, Fault, Planned, Random, SimDisk};
 use store::{Files, Lsn, Round};
 
 use crate::clients::{Asked, Clients};
 use crate::oracle::{Found, Oracle, Wrong};
 
 const DIR: &str = "/journal";
+const SEGMENTS: &str = "/segments";
+/// Bytes of a segment that are read at once.
+const WINDOW: usize = 4096;
 /// Who looks into a recovered broker before it goes on.
 const INSPECTOR: ConnectionId = ConnectionId(u64::MAX);
 /// How often a recovery may fail before the power stays on.
@@ -38,6 +45,15 @@ pub(crate) struct Counts {
     pub(crate) torn: u64,
     pub(crate) shortened: u64,
     pub(crate) files_forgotten: u64,
+    /// Spills that were durable, windows that were read, segments that went, segments that held messages after a crash.
+    pub(crate) spilled: u64,
+    pub(crate) paged_in: u64,
+    pub(crate) removed: u64,
+    pub(crate) segments: u64,
+    /// Spills that the disk refused.
+    pub(crate) refused: u64,
+    /// Rounds that a full disk refused, until it had room.
+    pub(crate) full: u64,
     /// Confirmed messages that a crash had to leave alone.
     pub(crate) at_stake: u64,
     pub(crate) recovered: u64,
@@ -59,6 +75,12 @@ impl Counts {
         self.torn += other.torn;
         self.shortened += other.shortened;
         self.files_forgotten += other.files_forgotten;
+        self.spilled += other.spilled;
+        self.paged_in += other.paged_in;
+        self.removed += other.removed;
+        self.segments += other.segments;
+        self.refused += other.refused;
+        self.full += other.full;
         self.at_stake += other.at_stake;
         self.recovered += other.recovered;
     }
@@ -73,6 +95,12 @@ struct Report {
     synced: Lsn,
     oldest: Lsn,
     buffers: Vec<Vec<u8>>,
+}
+
+/// What a client hears.
+enum Happened {
+    Replied(u64, Result<Reply, broker::error::Error>),
+    Delivered(Delivery),
 }
 
 /// How a broker ends.
@@ -91,7 +119,12 @@ pub(crate) struct World {
     options: store::Options,
     budget: Budget,
     ledger: Ledger,
+    limits: Limits,
     files: Option<Files<SimDisk>>,
+    pages: Option<Pages<SimDisk>>,
+    /// What the pager's thread was asked, and what it has answered.
+    page_orders: VecDeque<PageOrder>,
+    page_answers: VecDeque<Answer>,
     /// What the shard has handed to the journal's thread, and what that thread has answered.
     orders: VecDeque<Order>,
     reports: VecDeque<Report>,
@@ -105,6 +138,8 @@ pub(crate) struct World {
     damaged: u64,
     /// Chances in a hundred that a step writes, syncs, hears of a sync.
     chances: [u64; 3],
+    /// Chances in a hundred that a step carries out orders for segments, hears of them.
+    page_chances: [u64; 2],
 }
 
 /// The disk failed: the broker is dead.
@@ -120,10 +155,18 @@ impl World {
             zero_ahead_min: [256, 512, 2048][random.index(3)],
             zero_ahead_max: 4096,
             spares_max: random.index(3),
+            reserve: [0, 3000][random.index(2)],
             ..store::Options::default()
         };
         let budget = Budget { journal_size: file_size * [2, 4][random.index(2)], step: 2 * file_size };
+        let page_chances = [10 + random.below(90), 10 + random.below(90)];
+        let limits = limits(&mut random);
         let mut world = World {
+            page_chances,
+            limits,
+            pages: None,
+            page_orders: VecDeque::new(),
+            page_answers: VecDeque::new(),
             chances: [10 + random.below(90), 5 + random.below(60), 10 + random.below(90)],
             clients: Clients::new(&mut random),
             random,
@@ -155,11 +198,44 @@ impl World {
             let nth = 1 + self.random.below(80);
             self.disk.fail(nth, None, Fault::PowerCut);
         }
+        self.break_segments();
+        self.fill_disk();
         let steps = self.random.below(50);
         let died = (0..steps).any(|_| self.step().is_err());
         self.counts.inside_calls += u64::from(died);
         assert!(!died || self.disk_is_down(), "only a power cut keeps the disk from working");
         self.end_and_recover()
+    }
+
+    /// Sometimes the disk takes no more segments for a while, because it is full or fails.
+    fn break_segments(&mut self) {
+        if self.random.below(3) > 0 {
+            return;
+        }
+        // A read that fails is tried again, so it is the same as one that comes late.
+        let calls = [Call::Create, Call::Write, Call::Sync, Call::SyncDir, Call::Remove, Call::Open];
+        self.disk.plan(Planned {
+            nth: 1 + self.random.below(10),
+            only: Some(calls[self.random.index(calls.len())]),
+            below: Some(SEGMENTS.into()),
+            fault: [Fault::Io, Fault::Full, Fault::Short][self.random.index(3)],
+            times: 1 + self.random.below(4),
+        });
+    }
+
+    /// Sometimes there is no room for the journal for a while.
+    fn fill_disk(&mut self) {
+        if self.random.below(3) > 0 {
+            return;
+        }
+        let calls = [Call::Create, Call::Write, Call::Zero, Call::Rename, Call::Remove];
+        self.disk.plan(Planned {
+            nth: 1 + self.random.below(10),
+            only: Some(calls[self.random.index(calls.len())]),
+            below: Some(DIR.into()),
+            fault: [Fault::Full, Fault::Short][self.random.index(2)],
+            times: 1 + self.random.below(4),
+        });
     }
 
     /// Some steps; the power goes only if that is still planned.
@@ -178,6 +254,7 @@ impl World {
         let end = self.end();
         let mut survives = if end == End::Kill { self.written } else { self.synced };
         self.files = None;
+        self.pages = None;
         for attempt in 0.. {
             if attempt < FAILED_RECOVERIES_MAX && self.random.below(4) == 0 {
                 let nth = 1 + self.random.below(12);
@@ -185,13 +262,18 @@ impl World {
             }
             match self.try_recover() {
                 Ok(found) => return self.recovered(found, survives),
+                // All that a segment held, whose file is not there.
+                Err(error) if error.kind == store::Kind::Foreign => {
+                    return Wrong { lost: 1, ..Wrong::default() };
+                }
                 Err(error) => {
                     assert!(self.disk_is_down(), "only the disk can keep a broker from coming back: {error}")
                 }
             }
             self.counts.in_recovery += 1;
             if self.end() == End::PowerCut {
-                survives = self.synced;
+                // A recovery that got as far as to sync what it read goes on behind all that there was.
+                survives = survives.min(self.synced);
             }
         }
         unreachable!("a recovery without a fault succeeds")
@@ -222,6 +304,8 @@ impl World {
     /// Recovers twice from one reading: one ledger goes on, the other is emptied to see what it holds.
     fn try_recover(&mut self) -> store::Result<BTreeMap<u64, Found>> {
         let (mut live, mut copy) = (Recovery::default(), Recovery::default());
+        live.limit_paging(self.limits);
+        copy.limit_paging(self.limits);
         for (id, queue) in &self.oracle.queues {
             live.open(QueueId(*id), options(*id, queue.durable));
             copy.open(QueueId(*id), options(*id, queue.durable));
@@ -238,12 +322,26 @@ impl World {
         self.files = Some(files);
         self.ledger.shard().check();
         let copy = copy.finish(self.oldest, report.next, self.budget);
-        Ok(contents(copy, self.oracle.queues.keys().copied()))
+        let known = self.ledger.segments();
+        let mut pages = open_pages(&self.disk, &known)?;
+        self.counts.segments += self.ledger.segments().len() as u64;
+        let (found, lost) = contents(copy, &mut pages, self.oracle.queues.keys().copied());
+        self.damaged += lost;
+        if self.disk_is_down() {
+            return Err(store::Error::new(
+                store::Kind::Disk,
+                "the power went while the broker was looked at",
+            ));
+        }
+        self.pages = Some(pages);
+        Ok(found)
     }
 
     fn recovered(&mut self, found: BTreeMap<u64, Found>, survives: Lsn) -> Wrong {
         self.counts.recovered += found.values().map(|found| found.len() as u64).sum::<u64>();
         self.orders.clear();
+        self.page_orders.clear();
+        self.page_answers.clear();
         self.reports.clear();
         self.buffers.clear();
         self.urgent = false;
@@ -262,6 +360,17 @@ impl World {
         }
         if self.random.below(100) < hear {
             self.hear();
+        }
+        let [carry_out, hear_page] = self.page_chances;
+        if self.random.below(100) < carry_out {
+            let count = 1 + self.random.index(4);
+            self.carry_out(count)?;
+        }
+        if self.random.below(100) < carry_out / 4 {
+            self.retry_pages()?;
+        }
+        if self.random.below(100) < hear_page {
+            self.hear_page();
         }
         self.round();
         Ok(())
@@ -283,6 +392,7 @@ impl World {
             Some(pending) => self.order(pending, true),
             None => assert!(!self.oracle.owes_a_round(), "something must survive and is in no round"),
         }
+        self.take_pages();
         self.ledger.shard().check();
     }
 
@@ -314,7 +424,14 @@ impl World {
         let Some(files) = self.files.as_mut() else { return Ok(()) };
         match self.orders.pop_front() {
             Some(Order::Write(round, urgent)) => {
-                files.write(&round).map_err(|_| Dead)?;
+                match files.write(&round) {
+                    Err(error) if error.kind == store::Kind::Full => {
+                        self.orders.push_front(Order::Write(round, urgent));
+                        self.counts.full += 1;
+                        return Ok(());
+                    }
+                    written => written.map_err(|_| Dead)?,
+                }
                 self.written = round.end();
                 self.urgent |= urgent;
                 self.buffers.push(round.into_buffer());
@@ -336,7 +453,7 @@ impl World {
         self.oracle.synced(self.synced);
         let buffers = std::mem::take(&mut self.buffers);
         self.reports.push_back(Report { synced: self.synced, oldest: files.oldest(), buffers });
-        files.prepare().map_err(|_| Dead)
+        files.prepare().map(drop).map_err(|_| Dead)
     }
 
     fn hear(&mut self) {
@@ -350,11 +467,67 @@ impl World {
         self.take_effects();
     }
 
+    fn take_pages(&mut self) {
+        while let Some(order) = self.ledger.poll_page() {
+            self.page_orders.push_back(order);
+        }
+    }
+
+    /// The pager's thread carries out some orders with one sync.
+    pub(crate) fn carry_out(&mut self, count: usize) -> Result<(), Dead> {
+        let Some(pages) = self.pages.as_mut() else { return Ok(()) };
+        let count = count.min(self.page_orders.len());
+        let removed = |order: &PageOrder| matches!(order, PageOrder::Remove { .. });
+        let orders: Vec<PageOrder> = self.page_orders.drain(..count).collect();
+        let removals = orders.iter().filter(|order| removed(order)).count() as u64;
+        let answers = &mut self.page_answers;
+        pages.carry_out(orders, |answer| answers.push_back(answer));
+        if self.disk_is_down() {
+            return Err(Dead);
+        }
+        self.counts.removed += removals;
+        Ok(())
+    }
+
+    /// A second has gone by: the pager's thread tries again what failed.
+    fn retry_pages(&mut self) -> Result<(), Dead> {
+        let Some(pages) = self.pages.as_mut().filter(|pages| pages.wants_retry()) else { return Ok(()) };
+        let answers = &mut self.page_answers;
+        pages.retry(|answer| answers.push_back(answer));
+        if self.disk_is_down() { Err(Dead) } else { Ok(()) }
+    }
+
+    pub(crate) fn hear_page(&mut self) {
+        let Some(answer) = self.page_answers.pop_front() else { return };
+        match answer {
+            Answer::Spilled { .. } => self.counts.spilled += 1,
+            Answer::Read { .. } => self.counts.paged_in += 1,
+            Answer::Refused { .. } => self.counts.refused += 1,
+            Answer::TryAgain => {}
+        }
+        self.ledger.paged(answer);
+        self.take_effects();
+        self.take_pages();
+    }
+
+    /// All that was asked of segments is done and heard of.
+    fn settle_pages(&mut self) -> Result<(), Dead> {
+        let wants_retry = |pages: &Option<Pages<SimDisk>>| pages.as_ref().is_some_and(Pages::wants_retry);
+        while !self.page_orders.is_empty() || !self.page_answers.is_empty() || wants_retry(&self.pages) {
+            self.carry_out(usize::MAX)?;
+            self.retry_pages()?;
+            self.hear_page();
+            self.finish_round();
+        }
+        Ok(())
+    }
+
     /// Nobody asks for anything any more. The thread syncs only what somebody waits for, and yet nobody may go on
     /// waiting.
     pub(crate) fn settle_down(&mut self) -> Result<(), Dead> {
         loop {
             self.finish_round();
+            self.settle_pages()?;
             while !self.orders.is_empty() {
                 self.write_one()?;
             }
@@ -376,23 +549,45 @@ impl World {
         for queue in self.oracle.queues.keys().copied().collect::<Vec<_>>() {
             while !self.oracle.queues[&queue].ready.is_empty() {
                 self.get(0, queue, true);
+                self.finish_round();
+                self.settle_pages()?;
             }
         }
         self.settle_down()?;
         self.sync()?;
         let shard = self.ledger.shard();
         assert_eq!((shard.live_bytes(), shard.message_bytes()), (0, 0), "nothing stays behind");
+        assert_eq!(shard.lost(), 0, "segments are as they were written");
+        self.hear_all()?;
+        let left = store::Disk::list(&self.disk, Path::new(SEGMENTS)).unwrap_or_default();
+        assert!(left.is_empty() || self.disk_is_down(), "segments that nobody wants: {left:?}");
         Ok(())
     }
 
+    /// The shard hears of all syncs, and what it then wants of segments is done.
+    fn hear_all(&mut self) -> Result<(), Dead> {
+        while !self.reports.is_empty() {
+            self.hear();
+        }
+        self.finish_round();
+        self.settle_pages()
+    }
+
     fn take_effects(&mut self) {
-        let mut deliveries = Vec::new();
+        let (mut deliveries, mut replies) = (Vec::new(), Vec::new());
         while let Some((connection, effects)) = self.ledger.poll_effects() {
             let mut last = BTreeMap::new();
             for effect in effects {
-                let Effect::Deliver(delivery) = effect else {
-                    self.take_effect(connection, effect);
-                    continue;
+                let delivery = match effect {
+                    Effect::Deliver(delivery) => delivery,
+                    Effect::Reply(token, reply) => {
+                        replies.push((connection, token, reply));
+                        continue;
+                    }
+                    other => {
+                        self.take_effect(connection, &other);
+                        continue;
+                    }
                 };
                 for (messages, first) in delivery.messages.singles().zip(delivery.first..) {
                     let before = last.insert(delivery.queue, first);
@@ -401,29 +596,50 @@ impl World {
                 }
             }
         }
-        deliveries.sort_by_key(|(_, delivery)| (delivery.queue, delivery.first));
-        for (connection, delivery) in deliveries {
-            let no_ack = self.clients.is_no_ack(connection, delivery.consumer);
-            self.delivered(connection, &delivery, no_ack);
+        // Consumers and those who waited for the disk are served in the order of the queue; last, who gets nothing.
+        let got = |reply: &Result<Reply, _>| match reply {
+            Ok(Reply::Got(Some(delivery), _)) => (1, delivery.queue, delivery.first),
+            Ok(Reply::Got(None, _)) => (2, QueueId(0), 0),
+            _ => (0, QueueId(0), 0),
+        };
+        let replied = |(connection, token, reply)| (got(&reply), connection, Happened::Replied(token, reply));
+        let mut happened: Vec<_> = replies.into_iter().map(replied).collect();
+        happened.extend(deliveries.into_iter().map(|(connection, delivery)| {
+            ((1, delivery.queue, delivery.first), connection, Happened::Delivered(delivery))
+        }));
+        happened.sort_by_key(|(order, ..)| *order);
+        for (_, connection, happened) in happened {
+            match happened {
+                Happened::Delivered(delivery) => {
+                    let no_ack = self.clients.is_no_ack(connection, delivery.consumer);
+                    self.delivered(connection, &delivery, no_ack);
+                }
+                Happened::Replied(token, Ok(reply)) => self.answered(connection, token, reply),
+                Happened::Replied(token, Err(error)) => {
+                    let asked = self.clients.answered(token);
+                    let gone = |queue| !self.oracle.queues.contains_key(queue);
+                    let waited = matches!(&asked, Asked::Get { queue, .. } if gone(queue));
+                    assert!(waited, "only what is right is asked: {error}");
+                }
+            }
         }
         assert!(self.ledger.poll_notice().is_none(), "no queue here is auto-delete");
     }
 
-    fn take_effect(&mut self, connection: ConnectionId, effect: Effect) {
+    fn take_effect(&mut self, connection: ConnectionId, effect: &Effect) {
         match effect {
-            Effect::Deliver(_) => unreachable!("taken before"),
+            Effect::Deliver(_) | Effect::Reply(..) => unreachable!("taken before"),
             Effect::Confirm(Confirm { first, last, .. }) => {
-                for number in first..=last {
+                for number in *first..=*last {
                     self.clients.confirmed(connection, number);
                     self.oracle.confirm(number, self.synced);
                     self.counts.confirmed += 1;
                 }
             }
-            Effect::Cancelled(consumer) => self.clients.cancelled(connection, consumer),
-            Effect::Reply(token, reply) => {
-                let reply = reply.unwrap_or_else(|error| panic!("only what is right is asked: {error}"));
-                self.answered(connection, token, reply);
+            Effect::Refused(_) | Effect::Forward(_) | Effect::TimedOut(..) => {
+                unreachable!("queues are plain")
             }
+            Effect::Cancelled(consumer) => self.clients.cancelled(connection, *consumer),
         }
     }
 
@@ -465,18 +681,38 @@ impl World {
 }
 
 fn options(queue: u64, durable: bool) -> Options {
-    Options { label: format!("queue '{queue}'"), durable, auto_delete: false }
+    Options { label: format!("queue '{queue}'"), durable, auto_delete: false, settings: Settings::default() }
 }
 
-/// Takes everything out of a ledger.
-fn contents(mut ledger: Ledger, queues: impl Iterator<Item = u64>) -> BTreeMap<u64, Found> {
+/// Room for a few messages of a queue, or for many.
+fn limits(random: &mut Random) -> Limits {
+    let unit = [300, 1000, 4000][random.index(3)];
+    let [queue, keep, tail, spill] = [3 * unit, unit, unit, 2 * unit];
+    Limits { queue, keep, tail, spill, front: unit, in_flight: 6 * unit, hold: 12 * unit }
+}
+
+fn open_pages(disk: &SimDisk, known: &[(QueueId, Segment)]) -> store::Result<Pages<SimDisk>> {
+    static LIVES: AtomicU64 = AtomicU64::new(1);
+    let options =
+        store::segment::Options { segment_size: 6000, block_size: 700, ..store::segment::Options::default() };
+    let life = || LIVES.fetch_add(1, Ordering::Relaxed);
+    Ok(Pages::open(disk.clone(), Path::new(SEGMENTS), options, known, Journal::Whole, life)?
+        .with_window(WINDOW))
+}
+
+/// Takes everything out of a ledger, and counts what should be in its segments and is not. It spills nothing and removes nothing: the other ledger goes on with its segments.
+fn contents(
+    mut ledger: Ledger,
+    pages: &mut Pages<SimDisk>,
+    queues: impl Iterator<Item = u64>,
+) -> (BTreeMap<u64, Found>, u64) {
     let mut all = BTreeMap::new();
     for queue in queues {
         let mut found = Vec::new();
         loop {
             let get = Request::Get { queue: QueueId(queue), channel: 1, no_ack: true };
             ledger.handle(INSPECTOR, Command::Request(0, get));
-            let (_, effects) = ledger.poll_effects().expect("an answer");
+            let Some(effects) = answer(&mut ledger, pages) else { return (BTreeMap::new(), 0) };
             let Some(Effect::Reply(_, Ok(Reply::Got(got, _)))) = effects.into_iter().next() else {
                 panic!("an answer to basic.get");
             };
@@ -492,5 +728,23 @@ fn contents(mut ledger: Ledger, queues: impl Iterator<Item = u64>) -> BTreeMap<u
         (0, 0),
         "an emptied broker is empty"
     );
-    all
+    (all, ledger.shard().lost())
+}
+
+/// The answer to the inspector, once what must be read is read; `None` when the power went.
+fn answer(ledger: &mut Ledger, pages: &mut Pages<SimDisk>) -> Option<Vec<Effect>> {
+    loop {
+        if let Some((_, effects)) = ledger.poll_effects() {
+            return Some(effects);
+        }
+        ledger.finish_round();
+        let orders = std::iter::from_fn(|| ledger.poll_page());
+        let reads: Vec<_> = orders.filter(|order| matches!(order, PageOrder::Read { .. })).collect();
+        let mut answers = Vec::new();
+        pages.carry_out(reads, |answer| answers.push(answer));
+        if answers.is_empty() {
+            return None;
+        }
+        answers.into_iter().for_each(|answer| ledger.paged(answer));
+    }
 }

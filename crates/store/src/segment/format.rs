@@ -26,7 +26,7 @@
 //! * The checksums are a tree. The header of a block vouches for its place and for the table, the table for the
 //!   messages. So whatever stands in a file or at an offset that it was not written for does not validate, and
 //!   a flipped bit costs no more than what it hits: a message, or a block whose header or table it is in.
-//! * The header of the file says nothing that a checkpoint does not know. It is for people with a file in
+//! * The header of the file says nothing that the journal does not know. It is for people with a file in
 //!   their hands, and to notice that a file is another's.
 
 use crc_fast::crc32_iscsi;

@@ -54,7 +54,7 @@ pub struct NewRun<'a> {
 ///
 /// An append that failed changed nothing and may be repeated when there is room again, or another one made.
 /// A sync that failed is final: every later append and sync returns its error, for a sync that succeeds after
-/// it proves nothing. Stop, and append what the checkpoint does not have from the journal again.
+/// it proves nothing. Stop, and append again, with another writer, what was not reported durable.
 #[derive(Debug)]
 pub struct Writer<D: Disk> {
     disk: D,
@@ -93,7 +93,7 @@ struct Segment<F> {
 
 impl<D: Disk> Writer<D> {
     /// A writer for the segments in `dir`, which is created if there is none. New segments get numbers above
-    /// those in the directory and those in `known`, which are the segments of the checkpoint, and carry
+    /// those in the directory and those in `known`, which are the segments of the journal, and carry
     /// `incarnation`, which no writer of this directory had before: best, 64 random bits, for then nobody can
     /// publish a message that passes for a block of its own.
     pub fn open(
@@ -188,6 +188,17 @@ impl<D: Disk> Writer<D> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a sync has failed: nothing more is appended.
+    pub fn is_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// The segments to which every append failed: nothing is in their files.
+    pub fn unwritten(&self) -> impl Iterator<Item = Name> {
+        let unwritten = self.current.values().filter(|segment| segment.end.offset == 0);
+        unwritten.map(|segment| segment.id.name)
     }
 
     /// Holds after every call.

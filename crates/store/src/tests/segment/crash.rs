@@ -28,7 +28,7 @@ struct Run {
     random: Random,
     writer: Writer<SimDisk>,
     incarnation: u64,
-    /// What a checkpoint would say: the segments that were reported durable, in order, by queue.
+    /// What a journal would say: the segments that were reported durable, in order, by queue.
     durable: BTreeMap<Name, Extent>,
     /// All that was appended and not removed, in order of sequence numbers, by segment.
     model: BTreeMap<Id, Vec<Message>>,

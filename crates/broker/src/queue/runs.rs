@@ -1,0 +1,109 @@
+//! Messages of a queue in memory, by sequence number.
+
+use crate::queue::Run;
+use crate::sequence::{Sequence, Stretch};
+
+/// Runs in order, and what they take.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    runs: Sequence<Run>,
+    bytes: u64,
+}
+
+impl Runs {
+    /// Messages.
+    pub(crate) fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn insert(&mut self, first: u64, run: Run) {
+        self.bytes += run.weight();
+        self.runs.insert(first, run);
+    }
+
+    pub(crate) fn first(&self) -> Option<(u64, &Run)> {
+        self.runs.first()
+    }
+
+    pub(crate) fn get(&self, number: u64) -> Option<(u64, &Run)> {
+        self.runs.get(number)
+    }
+
+    /// See [`Sequence::pop_first`].
+    pub(crate) fn pop_first(&mut self, count_max: u32) -> Option<(u64, Run)> {
+        let (first, run) = self.runs.pop_first(count_max)?;
+        self.bytes -= run.weight();
+        Some((first, run))
+    }
+
+    /// Takes all from `first` to `last`, piece by piece.
+    pub(crate) fn remove(&mut self, first: u64, last: u64, mut take: impl FnMut(u64, Run)) {
+        let bytes = &mut self.bytes;
+        self.runs.remove(
+            first,
+            last,
+            |_| true,
+            |first, run| {
+                *bytes -= run.weight();
+                take(first, run);
+            },
+        );
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Run)> {
+        self.runs.iter()
+    }
+
+    /// All up to the number `last` may have been delivered before.
+    pub(crate) fn flag_redelivered(&mut self, last: u64) {
+        // One run may lie across the end.
+        if let Some((first, run)) = self.runs.get(last)
+            && first + u64::from(run.count()) - 1 > last
+        {
+            let mut before = None;
+            self.remove(first, last, |first, run| before = Some((first, run)));
+            before.into_iter().for_each(|(first, run)| self.insert(first, run));
+        }
+        let delivered = self.runs.iter_mut().take_while(|(first, _)| *first <= last);
+        delivered.for_each(|(_, run)| run.redelivered = true);
+    }
+
+    /// To change where the log holds them.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Run)> {
+        self.runs.iter_mut()
+    }
+
+    /// The runs behind the first `keep` bytes, up to the number `end`, until there are `size` bytes of them.
+    pub(crate) fn part(&self, keep: u64, end: u64, size: u64) -> Vec<(u64, Run)> {
+        let (mut passed, mut taken) = (0, 0);
+        let mut part = Vec::new();
+        for (first, run) in self.iter().take_while(|(first, _)| *first < end) {
+            if passed < keep {
+                passed += run.weight();
+                continue;
+            }
+            if taken >= size {
+                break;
+            }
+            taken += run.weight();
+            part.push((first, run.clone()));
+        }
+        part
+    }
+
+    pub(crate) fn check(&self) {
+        let bytes: u64 = self.iter().map(|(_, run)| run.weight()).sum();
+        assert_eq!(self.bytes, bytes, "bytes in memory");
+        let count: usize = self.iter().map(|(_, run)| run.count() as usize).sum();
+        assert_eq!(self.len(), count, "messages in memory");
+    }
+}

@@ -1,0 +1,243 @@
+//! What moves between memory and the segments of a disk, and who waits for it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{Effect, Shard};
+use crate::id::{ConnectionId, QueueId};
+use crate::page::{Answer, Extent, Limits, Order, Place, Run, Segment};
+use crate::queue::{Queue, to_page};
+use crate::record::{self, Log, Position};
+
+#[derive(Debug, Default)]
+pub(super) struct Paging {
+    pub(super) limits: Limits,
+    pub(super) orders: VecDeque<Order>,
+    pub(super) last_token: u64,
+    /// Bytes of all spills that are on their way.
+    in_flight: u64,
+    /// Those of queues that are gone, by their tokens: until they are answered, the pager keeps them in memory.
+    abandoned: BTreeMap<u64, u64>,
+    /// Queues that would spill if fewer bytes were.
+    wanting: BTreeSet<QueueId>,
+    /// Queues that hold publishers back.
+    pub(super) holding: BTreeSet<QueueId>,
+    /// The disk took no spill: nothing is spilled until there may be room again.
+    pub(super) refused: bool,
+    /// Segments of which nothing is wanted once the log has committed the record at a position.
+    doomed: VecDeque<(Position, QueueId, Segment)>,
+    /// Who waits for a message that is on the disk.
+    gets: Vec<Get>,
+    /// Messages that could not be read.
+    pub(super) lost: u64,
+}
+
+/// A request for one message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Get {
+    pub(super) queue: QueueId,
+    pub(super) from: ConnectionId,
+    pub(super) token: u64,
+    pub(super) channel: u16,
+    pub(super) no_ack: bool,
+}
+
+impl Shard {
+    /// How much of its queues the shard keeps in memory. To be said before there is anything in them.
+    pub fn limit_paging(&mut self, limits: Limits) {
+        self.paging.limits = limits;
+    }
+
+    /// What whoever keeps the backlog on the disk is to do next.
+    pub fn poll_page(&mut self) -> Option<Order> {
+        self.paging.orders.pop_front()
+    }
+
+    /// The disk is behind: nothing more should be published until it has answered.
+    pub fn holds_publishers(&self) -> bool {
+        !self.paging.refused && !self.paging.holding.is_empty()
+    }
+
+    /// Messages that were on a disk and could not be read.
+    pub fn lost(&self) -> u64 {
+        self.paging.lost
+    }
+
+    /// An order was carried out, or not.
+    pub fn paged(&mut self, answer: Answer, log: &mut impl Log) {
+        let Some(answer) = self.stream_paged(answer, log) else { return };
+        match answer {
+            Answer::Spilled { queue, token, extent } => self.spilled(queue, token, extent, log),
+            Answer::Refused { queue, token } => {
+                self.paging.refused = true;
+                self.paging.forget_abandoned(token);
+                if let Some(spilling) = self.queues.get_mut(&queue) {
+                    self.paging.in_flight -= spilling.spill_failed(token);
+                    self.touch(queue);
+                }
+            }
+            Answer::TryAgain => {
+                self.paging.refused = false;
+                let Shard { queues, touched, paging, .. } = self;
+                let full = queues.iter_mut().filter(|(_, queue)| queue.needs_paging(&paging.limits));
+                full.for_each(|(id, queue)| queue.touch(touched, *id));
+            }
+            Answer::Read { queue, token, runs, next } => self.paged_in(queue, token, runs, next),
+        }
+    }
+
+    fn spilled(&mut self, id: QueueId, token: u64, extent: Extent, log: &mut impl Log) {
+        let Shard { queues, usage, paging, .. } = self;
+        paging.forget_abandoned(token);
+        match queues.get_mut(&id) {
+            None => paging.orders.push_back(Order::Remove { queue: id, segment: extent.segment }),
+            Some(queue) => {
+                let (bytes, spans) = queue.spilled(token, extent, &paging.limits, |run| usage.remove(run));
+                paging.in_flight -= bytes;
+                // A log that never says anything could not be told from one that was lost with all it said.
+                if !spans.is_empty() || self.last_append.is_none() {
+                    let (first, last) = record::append_spilled(log, &mut self.scratch, id, &extent, &spans);
+                    queue.recorded(extent.segment, first);
+                    self.append_at(last);
+                }
+                self.touch(id);
+            }
+        }
+        std::mem::take(&mut self.paging.wanting).into_iter().for_each(|id| self.touch(id));
+    }
+
+    fn paged_in(&mut self, id: QueueId, token: u64, runs: Vec<Run>, next: Place) {
+        let Shard { queues, usage, paging, .. } = self;
+        let Some(queue) = queues.get_mut(&id) else { return };
+        paging.lost += queue.paged_in(token, runs, next, |run| usage.add(run));
+        self.serve_waiting(id);
+        self.touch(id);
+    }
+
+    /// Moves what is too much of a queue to the disk, and what will soon be wanted back.
+    pub(super) fn page(&mut self, id: QueueId) {
+        let Shard { queues, paging, now, .. } = self;
+        let Some(queue) = queues.get_mut(&id) else { return };
+        if queue.needs_paging(&paging.limits) || paging.holding.contains(&id) {
+            paging.spill(id, queue);
+            paging.read(id, queue, *now);
+        }
+    }
+
+    /// Whether a request must wait for the disk; then it does.
+    pub(super) fn must_wait(&mut self, get: Get) -> bool {
+        let Some(queue) = self.queues.get(&get.queue) else { return false };
+        let waits = !queue.closing && queue.waits_for_disk();
+        if waits {
+            // Known from now on, so that its end is noticed.
+            self.outbox.place(get.from);
+            self.paging.gets.push(get);
+            self.touch(get.queue);
+        }
+        waits
+    }
+
+    /// Answers those who waited for a message of a queue, as far as there are some.
+    pub(super) fn serve_waiting(&mut self, id: QueueId) {
+        while let Some(at) = self.paging.gets.iter().position(|get| get.queue == id) {
+            if self.queues.get(&id).is_some_and(|queue| !queue.closing && queue.waits_for_disk()) {
+                return;
+            }
+            let get = self.paging.gets.remove(at);
+            let answer = self.get(get);
+            self.outbox.push(get.from, Effect::Reply(get.token, answer));
+        }
+    }
+
+    /// A channel, or with `None` the whole connection, does not wait any more.
+    pub(super) fn stop_waiting(&mut self, from: ConnectionId, channel: Option<u16>) {
+        self.paging
+            .gets
+            .retain(|get| get.from != from || channel.is_some_and(|channel| channel != get.channel));
+    }
+
+    /// Nothing in a segment is wanted; when that is committed, its file can go.
+    pub(super) fn doom(&mut self, id: QueueId, segment: Segment) {
+        let position = self.last_append.unwrap_or(0);
+        self.paging.doomed.push_back((position, id, segment));
+        self.remove_segments();
+    }
+
+    /// Has the files removed of which the log has committed that nothing is wanted.
+    pub(super) fn remove_segments(&mut self) {
+        let Shard { queues, paging, committed, last_append, .. } = self;
+        let committed = if last_append.is_some() { *committed } else { Position::MAX };
+        while let Some((_, id, segment)) =
+            paging.doomed.pop_front_if(|(position, _, _)| *position < committed)
+        {
+            if queues.get_mut(&id).is_some_and(|queue| queue.give_up(segment)) {
+                paging.orders.push_back(Order::Remove { queue: id, segment });
+            }
+        }
+    }
+
+    pub(super) fn check_paging(&self) {
+        let in_flight: u64 = self.queues.values().map(Queue::spilling_bytes).sum();
+        let abandoned: u64 = self.paging.abandoned.values().sum();
+        assert_eq!(self.paging.in_flight, in_flight + abandoned, "bytes of spills on their way");
+        let waits = |get: &Get| self.queues.get(&get.queue).is_some_and(Queue::is_reading);
+        assert!(self.paging.gets.iter().all(waits), "who waits, waits for a read");
+    }
+}
+
+impl Paging {
+    /// A queue is gone: so are its segments, but for the one of a spill that is on its way.
+    pub(super) fn dropped(&mut self, id: QueueId, queue: &Queue) {
+        self.abandoned.extend(queue.on_its_way());
+        self.wanting.remove(&id);
+        self.holding.remove(&id);
+        self.orders.extend(queue.segments().map(|segment| Order::Remove { queue: id, segment }));
+    }
+
+    /// The pager is done with a spill, perhaps one of a queue that is gone.
+    fn forget_abandoned(&mut self, token: u64) {
+        self.in_flight -= self.abandoned.remove(&token).unwrap_or(0);
+    }
+
+    fn spill(&mut self, id: QueueId, queue: &mut Queue) {
+        self.wanting.remove(&id);
+        if !self.refused && !queue.closing {
+            if self.in_flight >= self.limits.in_flight {
+                self.wanting.insert(id);
+            } else {
+                self.start_spill(id, queue);
+            }
+        }
+        let waits = queue.is_spilling() || self.wanting.contains(&id);
+        if waits && queue.waiting_bytes() > self.limits.hold {
+            self.holding.insert(id);
+        } else {
+            self.holding.remove(&id);
+        }
+    }
+
+    fn start_spill(&mut self, id: QueueId, queue: &mut Queue) {
+        let runs = queue.plan_spill(&self.limits);
+        if runs.is_empty() {
+            return;
+        }
+        let bytes = runs.iter().map(|(_, run)| run.weight()).sum();
+        self.last_token += 1;
+        queue.spilling(self.last_token, bytes, &runs);
+        self.in_flight += bytes;
+        let runs = runs.into_iter().map(to_page).collect();
+        self.orders.push_back(Order::Spill { queue: id, token: self.last_token, runs });
+    }
+
+    fn read(&mut self, id: QueueId, queue: &mut Queue, now: u64) {
+        let wanted = !queue.consumers.is_empty()
+            || queue.wants_head(now)
+            || self.gets.iter().any(|get| get.queue == id);
+        if !wanted || queue.closing {
+            return;
+        }
+        self.last_token += 1;
+        if let Some(extent) = queue.plan_read(&self.limits, self.last_token) {
+            self.orders.push_back(Order::Read { queue: id, token: self.last_token, extent });
+        }
+    }
+}
