@@ -11,7 +11,6 @@ LEVELS = 28
 UNIT_MS = 50
 
 
-@waits_for("message TTL, dead-lettering, queue expiry")
 def test_a_queue_for_each_delay_as_laravel_declares_it(channel, queue, name):
     """Its messages go back to the queue of the jobs, and a while later the delay queue itself goes."""
     delayed, delay_ms = name(), 200
@@ -97,7 +96,6 @@ def test_no_delay_as_nservicebus_sends_it_passes_28_levels_at_once(channel, queu
     assert channel.basic_get(queue, auto_ack=True)[2] == b"now"
 
 
-@waits_for("message TTL, dead-lettering")
 def test_delays_as_nservicebus_sends_them_add_up_by_their_bits(channel, queue, delays):
     channel.queue_bind(queue, delays.deliver, f"#.{queue}")
     inbox = Inbox(channel, queue, auto_ack=True)
