@@ -35,7 +35,7 @@ const SEGMENT_SIZE_MAX: i64 = 3_000_000_000;
 
 /// In the order in which RabbitMQ looks at them. Streams know x-max-length, as in LavinMQ. Leader locators are for quorum queues and streams, but clients send them
 /// with classic queues, too.
-const RULES: [Rule; 27] = [
+const RULES: [Rule; 29] = [
     Rule { key: "x-expires", kinds: BOTH, check: expires },
     Rule { key: "x-message-ttl", kinds: BOTH, check: duration },
     Rule { key: "x-dead-letter-exchange", kinds: BOTH, check: string },
@@ -56,6 +56,8 @@ const RULES: [Rule; 27] = [
     Rule { key: "x-delayed-retry-type", kinds: QUORUM, check: delayed_retry_type },
     Rule { key: "x-delayed-retry-min", kinds: QUORUM, check: duration },
     Rule { key: "x-delayed-retry-max", kinds: QUORUM, check: duration },
+    Rule { key: "x-delayed-retry-backoff", kinds: QUORUM, check: delayed_retry_backoff },
+    Rule { key: "x-delayed-retry-jitter", kinds: QUORUM, check: percent },
     Rule { key: "x-quorum-initial-group-size", kinds: QUORUM, check: positive },
     Rule { key: "x-queue-leader-locator", kinds: ALL, check: leader_locator },
     Rule { key: "x-max-age", kinds: STREAM, check: age },
@@ -209,6 +211,18 @@ fn dead_letter_strategy(value: Value<'_>) -> Result<(), String> {
 
 fn delayed_retry_type(value: Value<'_>) -> Result<(), String> {
     one_of(value, &["disabled", "all", "failed", "returned"], |_| "invalid_delayed_retry_type".to_owned())
+}
+
+fn delayed_retry_backoff(value: Value<'_>) -> Result<(), String> {
+    one_of(value, &["linear", "exponential"], |_| "invalid_delayed_retry_backoff".to_owned())
+}
+
+fn percent(value: Value<'_>) -> Result<(), String> {
+    natural(value)?;
+    match integer(value)? {
+        number if number > 100 => Err(format!("{{max_value_exceeded,{number}}}")),
+        _ => Ok(()),
+    }
 }
 
 fn queue_mode(value: Value<'_>) -> Result<(), String> {

@@ -41,7 +41,7 @@ const LOCATOR: Expected =
     Expected::OneOf(&["client-local", "balanced", "random", "least-leaders", "min-masters"]);
 
 /// Those from `queue-leader-locator` on have no effect here: what they set is about clusters, or about memory.
-const RULES: [Rule; 33] = [
+const RULES: [Rule; 35] = [
     limit("message-ttl", DURATION),
     limit("expires", LONG_DURATION),
     limit("max-length", NATURAL),
@@ -56,6 +56,8 @@ const RULES: [Rule; 33] = [
     quorum("delayed-retry-type", Expected::OneOf(&["disabled", "all", "failed", "returned"])),
     quorum("delayed-retry-min", DURATION),
     quorum("delayed-retry-max", DURATION),
+    quorum("delayed-retry-backoff", Expected::OneOf(&["linear", "exponential"])),
+    quorum("delayed-retry-jitter", Expected::Integer(0, 100)),
     stream("max-age", Expected::Age),
     stream("stream-max-segment-size-bytes", POSITIVE),
     stream("stream-filter-size-bytes", Expected::Integer(16, 255)),

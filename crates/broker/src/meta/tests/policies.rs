@@ -123,6 +123,8 @@ fn all_keys_become_settings() {
             .with("delayed-retry-type", "failed")
             .with("delayed-retry-min", 7i64)
             .with("delayed-retry-max", 8i64)
+            .with("delayed-retry-backoff", "exponential")
+            .with("delayed-retry-jitter", 9i64)
     });
     let by_arguments = |table: TableBuilder| {
         let mut table = table.with("x-queue-type", "quorum");
@@ -145,7 +147,7 @@ fn all_keys_become_settings() {
         single_active_consumer: false,
         delivery_limit: Some(5),
         consumer_timeout_ms: Some(6),
-        delayed_retry: Some(DelayedRetry { min_ms: 7, max_ms: 8, exponential: false, jitter_percent: 0 }),
+        delayed_retry: Some(DelayedRetry { min_ms: 7, max_ms: 8, exponential: true, jitter_percent: 9 }),
     };
     let mut story = Story::with([declare("arguments", by_arguments)]);
     assert_eq!(story.settings("arguments"), expected);
@@ -336,7 +338,7 @@ fn policies_that_make_no_sense() {
             406 policy 'p' in vhost '/': it sets nothing, expected at least one key
             406 operator policy 'p' in vhost '/': key 'dead-letter-exchange' is not known, expected one of message-ttl, expires, max-length, max-length-bytes, overflow, delivery-limit
             406 operator policy 'p' in vhost '/': key 'ha-mode' is not known, expected one of message-ttl, expires, max-length, max-length-bytes, overflow, delivery-limit
-            406 policy 'p' in vhost '/': key 'max-priority' is not known, expected one of message-ttl, expires, max-length, max-length-bytes, overflow, delivery-limit, alternate-exchange, dead-letter-exchange, dead-letter-routing-key, consumer-timeout, dead-letter-strategy, delayed-retry-type, delayed-retry-min, delayed-retry-max, max-age, stream-max-segment-size-bytes, stream-filter-size-bytes, max-segment-size, queue-leader-locator, queue-master-locator, initial-cluster-size, target-group-size, consumer-disconnected-timeout, queue-mode, queue-version, max-in-memory-length, max-in-memory-bytes, ha-mode, ha-params, ha-sync-mode, ha-sync-batch-size, ha-promote-on-shutdown, ha-promote-on-failure
+            406 policy 'p' in vhost '/': key 'max-priority' is not known, expected one of message-ttl, expires, max-length, max-length-bytes, overflow, delivery-limit, alternate-exchange, dead-letter-exchange, dead-letter-routing-key, consumer-timeout, dead-letter-strategy, delayed-retry-type, delayed-retry-min, delayed-retry-max, delayed-retry-backoff, delayed-retry-jitter, max-age, stream-max-segment-size-bytes, stream-filter-size-bytes, max-segment-size, queue-leader-locator, queue-master-locator, initial-cluster-size, target-group-size, consumer-disconnected-timeout, queue-mode, queue-version, max-in-memory-length, max-in-memory-bytes, ha-mode, ha-params, ha-sync-mode, ha-sync-batch-size, ha-promote-on-shutdown, ha-promote-on-failure
             406 policy 'p' in vhost '/': message-ttl is the string 'x', expected an integer from 0 to 315360000000
             406 policy 'p' in vhost '/': message-ttl is -1, expected an integer from 0 to 315360000000
             406 policy 'p' in vhost '/': message-ttl is 315360000001, expected an integer from 0 to 315360000000
