@@ -120,6 +120,38 @@ def write(path, **fields):
 
 
 @own_broker
+def test_policies_for_queues_hold_at_once(tmp_path):
+    path = tmp_path / "definitions.json"
+    limited = {"pattern": "^q$", "apply-to": "queues"}
+    arguments = write(path, policies=[policy({"max-length": 2, "dead-letter-exchange": "amq.fanout"}, **limited)])
+    with broker.process(os.environ["LEVERET_BIN"], arguments) as serving:
+        url = f"amqp://guest:guest@{broker.listens_at(serving, broker.LISTENING)}/"
+        connection = pika.BlockingConnection(pika.URLParameters(url))
+        channel = connection.channel()
+        channel.queue_declare("q")
+        channel.queue_declare("dead")
+        channel.queue_bind("dead", "amq.fanout")
+
+        def count(queue):
+            return channel.queue_declare(queue, passive=True).method.message_count
+
+        for body in [b"a", b"b", b"c", b"d"]:
+            channel.basic_publish("", "q", body)
+        expect.eventually(lambda: (count("q"), count("dead")) == (2, 2))
+        operator = {"component": "operator_policy", "name": "o", "vhost": "/"}
+        operator["value"] = {"pattern": "^q$", "apply-to": "queues", "definition": {"max-length": 1}}
+        definitions = policy({"message-ttl": 3_600_000, "dead-letter-exchange": "amq.fanout"}, **limited)
+        write(path, policies=[definitions], parameters=[operator])
+        serving.send_signal(signal.SIGHUP)
+        expect.eventually(lambda: (count("q"), count("dead")) == (1, 3))
+        write(path, policies=[policy({"message-ttl": 1, "dead-letter-exchange": "amq.fanout"}, **limited)])
+        serving.send_signal(signal.SIGHUP)
+        expect.eventually(lambda: (count("q"), count("dead")) == (0, 4))
+        assert list(bodies(channel, "dead")) == [b"a", b"b", b"c", b"d"]
+        connection.close()
+
+
+@own_broker
 def test_a_policy_changes_on_sighup(tmp_path):
     path = tmp_path / "definitions.json"
     arguments = write(path, policies=[policy({"alternate-exchange": "amq.fanout"})])

@@ -65,7 +65,8 @@ impl ApplyTo {
             ApplyTo::All | ApplyTo::Queues => true,
             ApplyTo::ClassicQueues => kind == QueueKind::Classic,
             ApplyTo::QuorumQueues => kind == QueueKind::Quorum,
-            ApplyTo::Streams | ApplyTo::Exchanges => false,
+            ApplyTo::Streams => kind == QueueKind::Stream,
+            ApplyTo::Exchanges => false,
         }
     }
 }
@@ -116,7 +117,7 @@ impl Ready {
         let pattern = Pattern::of_policy(&policy.pattern).unwrap_or(Pattern::Nothing);
         let known =
             |kind: &QueueKind| policy.definition.table().iter().all(|(key, _)| rules::is_for(key, *kind));
-        let kinds = [QueueKind::Classic, QueueKind::Quorum].into_iter();
+        let kinds = [QueueKind::Classic, QueueKind::Quorum, QueueKind::Stream].into_iter();
         let kinds = kinds.filter(|kind| policy.apply_to.queues_of(*kind)).filter(known).collect();
         Ready { policy: Arc::clone(policy), pattern, kinds }
     }

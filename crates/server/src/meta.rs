@@ -74,7 +74,7 @@ pub(crate) struct Recovered {
 /// What its shard must know of a queue.
 fn served(topology: &Topology, queue: &Queue) -> Served {
     if queue.is_stream() {
-        return stream::Options::of(queue).into();
+        return stream::Options::of(queue, &topology.settings(queue)).into();
     }
     let Queue { durable, auto_delete, .. } = *queue;
     let settings = topology.settings(queue);

@@ -278,7 +278,9 @@ impl Meta {
         if let Some(name) = metadata.default_queue_type.as_deref()
             && !arguments::is_known_type(name)
         {
-            let text = format!("vhost '{vhost}': default_queue_type is '{name}', expected classic or quorum");
+            let text = format!(
+                "vhost '{vhost}': default_queue_type is '{name}', expected classic, quorum or stream"
+            );
             return Err(precondition(text));
         }
         Ok(Decision::unless(same, Record::VhostMetadataSet { vhost, metadata: Arc::new(metadata) }))

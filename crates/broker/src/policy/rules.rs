@@ -10,7 +10,7 @@ use crate::topology::QueueKind;
 struct Rule {
     key: &'static str,
     value: Expected,
-    /// Which types of queue know it; streams alone if none. What only other things know, such as exchanges, says `ANY`: it
+    /// Which types of queue know it. What only other things know, such as exchanges, says `ANY`: it
     /// does not keep a policy from queues.
     kinds: &'static [QueueKind],
     /// Whether operators may limit it.
@@ -29,7 +29,8 @@ enum Expected {
     Anything,
 }
 
-const ANY: &[QueueKind] = &[QueueKind::Classic, QueueKind::Quorum];
+const ANY: &[QueueKind] = &[QueueKind::Classic, QueueKind::Quorum, QueueKind::Stream];
+const NO_STREAM: &[QueueKind] = &[QueueKind::Classic, QueueKind::Quorum];
 const QUORUM: &[QueueKind] = &[QueueKind::Quorum];
 const STREAM: &[QueueKind] = &[QueueKind::Stream];
 
@@ -42,16 +43,19 @@ const LOCATOR: Expected =
 
 /// Those from `queue-leader-locator` on have no effect here: what they set is about clusters, or about memory.
 const RULES: [Rule; 35] = [
-    limit("message-ttl", DURATION),
-    limit("expires", LONG_DURATION),
+    Rule { kinds: NO_STREAM, ..limit("message-ttl", DURATION) },
+    Rule { kinds: NO_STREAM, ..limit("expires", LONG_DURATION) },
     limit("max-length", NATURAL),
     limit("max-length-bytes", NATURAL),
-    limit("overflow", Expected::OneOf(&["drop-head", "reject-publish", "reject-publish-dlx"])),
+    Rule {
+        kinds: NO_STREAM,
+        ..limit("overflow", Expected::OneOf(&["drop-head", "reject-publish", "reject-publish-dlx"]))
+    },
     Rule { kinds: QUORUM, ..limit("delivery-limit", Expected::Integer(-1, i64::MAX)) },
     any("alternate-exchange", Expected::Text),
-    any("dead-letter-exchange", Expected::Text),
-    any("dead-letter-routing-key", Expected::Text),
-    any("consumer-timeout", LONG_DURATION),
+    Rule { kinds: NO_STREAM, ..any("dead-letter-exchange", Expected::Text) },
+    Rule { kinds: NO_STREAM, ..any("dead-letter-routing-key", Expected::Text) },
+    Rule { kinds: NO_STREAM, ..any("consumer-timeout", LONG_DURATION) },
     quorum("dead-letter-strategy", Expected::OneOf(&["at-most-once", "at-least-once"])),
     quorum("delayed-retry-type", Expected::OneOf(&["disabled", "all", "failed", "returned"])),
     quorum("delayed-retry-min", DURATION),

@@ -37,7 +37,7 @@ impl Shard {
 
     /// The arguments and policies of a queue say something new.
     pub fn configure(&mut self, id: QueueId, settings: Settings, log: &mut impl Log) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else { return self.streams.configure(id, &settings) };
         if let Some(mark) = queue.configure(settings, self.now)
             && queue.options.durable
         {

@@ -13,6 +13,7 @@ use crate::queue::{Run, Subscription};
 use crate::record::{Log, Position, Span};
 use crate::stream::record::{self, Record};
 use crate::stream::{Bounds, Options, Reader, ReaderPlace, Reading, Source, Stream, not_supported};
+use crate::topology::Settings;
 
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -39,6 +40,14 @@ pub(super) struct Streams {
 impl Streams {
     pub(super) fn open(&mut self, id: QueueId, options: Options) {
         self.all.insert(id, Stream::new(options));
+    }
+
+    /// The policies for a stream say something new.
+    pub(super) fn configure(&mut self, id: QueueId, settings: &Settings) {
+        if let Some(stream) = self.all.get_mut(&id) {
+            stream.options.configure(settings);
+            self.touch(id);
+        }
     }
 
     /// It is so late: streams whose age is to be looked at are.

@@ -1,6 +1,6 @@
 //! What a stream was declared with.
 
-use crate::topology::Queue;
+use crate::topology::{Queue, Settings};
 
 /// A segment is never larger than this, whatever was asked for.
 const SEGMENT_SIZE_MAX: u64 = 16 << 20;
@@ -44,22 +44,25 @@ impl Options {
         }
     }
 
-    /// Reads the arguments of a stream. They were checked when it was declared, so what does not fit does not count.
-    pub fn of(queue: &Queue) -> Options {
-        let arguments = &queue.arguments;
-        let number = |key| arguments.int(key).and_then(|value| u64::try_from(value).ok());
-        let size = number("x-stream-max-segment-size-bytes").unwrap_or(SEGMENT_SIZE_MAX);
-        let filter = number("x-stream-filter-size-bytes").and_then(|size| usize::try_from(size).ok());
-        Options {
-            label: queue.label(),
-            retention: Retention {
-                age_ms: arguments.string("x-max-age").and_then(age_ms),
-                bytes: number("x-max-length-bytes"),
-                count: number("x-max-length"),
-            },
-            segment_size: size.clamp(SEGMENT_SIZE_MIN, SEGMENT_SIZE_MAX),
-            filter_size: filter.unwrap_or(FILTER_SIZE),
-        }
+    /// What the arguments of a stream and the policies for it come to.
+    pub fn of(queue: &Queue, settings: &Settings) -> Options {
+        let filter = queue.arguments.int("x-stream-filter-size-bytes");
+        let filter = filter.and_then(|size| usize::try_from(size).ok());
+        let mut options = Options::new(queue.label());
+        options.filter_size = filter.unwrap_or(FILTER_SIZE);
+        options.configure(settings);
+        options
+    }
+
+    /// The policies say something new.
+    pub(crate) fn configure(&mut self, settings: &Settings) {
+        self.retention = Retention {
+            age_ms: settings.max_age_ms,
+            bytes: settings.max_length_bytes,
+            count: settings.max_length,
+        };
+        let size = settings.segment_size.unwrap_or(SEGMENT_SIZE_MAX);
+        self.segment_size = size.clamp(SEGMENT_SIZE_MIN, SEGMENT_SIZE_MAX);
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Queue;
 use crate::arguments::Arguments;
+use crate::stream::age_ms;
 
 /// How often a quorum queue delivers a message again when nobody says otherwise.
 const QUORUM_DELIVERY_LIMIT: u64 = 20;
@@ -45,6 +46,10 @@ pub struct Settings {
     pub consumer_timeout_ms: Option<u64>,
     /// `delayed-retry-type`, `-min` and `-max`: how long a message waits that came back.
     pub delayed_retry: Option<DelayedRetry>,
+    /// `max-age`: how long a stream keeps a message, in milliseconds.
+    pub max_age_ms: Option<u64>,
+    /// `stream-max-segment-size-bytes`: when a stream begins a new segment.
+    pub segment_size: Option<u64>,
 }
 
 /// The type of a queue.
@@ -167,6 +172,8 @@ impl Settings {
             delivery_limit: said.delivery_limit(kind),
             consumer_timeout_ms: said.least("x-consumer-timeout"),
             delayed_retry: said.delayed_retry(),
+            max_age_ms: said.max_age_ms(),
+            segment_size: said.least("x-stream-max-segment-size-bytes"),
         }
     }
 }
@@ -192,6 +199,12 @@ impl<'a> Said<'a> {
 
     fn text(self, key: &str) -> Option<&'a str> {
         self.queue.arguments.string(key).or_else(|| self.by_policies(key))
+    }
+
+    fn max_age_ms(self) -> Option<u64> {
+        let by_policies = [self.policy, self.operator].into_iter().flatten();
+        let by_policies = by_policies.filter_map(|definition| definition.string("max-age"));
+        self.queue.arguments.string("x-max-age").into_iter().chain(by_policies).filter_map(age_ms).min()
     }
 
     /// The queue's own number, or else the policy's.

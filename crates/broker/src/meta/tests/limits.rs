@@ -89,7 +89,7 @@ fn default_types_that_there_are_not() {
         [],
         asked,
         &expect![[r#"
-        406 vhost '/': default_queue_type is 'sideways', expected classic or quorum
+        406 vhost '/': default_queue_type is 'sideways', expected classic, quorum or stream
         unchanged
         404 vhost 'v' does not exist
     "#]],

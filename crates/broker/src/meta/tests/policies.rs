@@ -148,12 +148,28 @@ fn all_keys_become_settings() {
         delivery_limit: Some(5),
         consumer_timeout_ms: Some(6),
         delayed_retry: Some(DelayedRetry { min_ms: 7, max_ms: 8, exponential: true, jitter_percent: 9 }),
+        max_age_ms: None,
+        segment_size: None,
     };
     let mut story = Story::with([declare("arguments", by_arguments)]);
     assert_eq!(story.settings("arguments"), expected);
     story.tell(declare("policy", |table| table.with("x-queue-type", "quorum")));
     story.tell(put(Tier::User, by_policy.clone()));
     assert_eq!(story.settings("policy"), expected);
+}
+
+#[test]
+fn of_what_is_said_of_a_stream_the_least_counts() {
+    let by_policy = policy("s", "", |table| {
+        table.with("max-age", "2h").with("max-length-bytes", 7i64).with("stream-max-segment-size-bytes", 9i64)
+    });
+    let stream = |table: TableBuilder| table.with("x-queue-type", "stream").with("x-max-age", "1D");
+    let mut story = Story::with([declare("s", stream)]);
+    assert_eq!(story.settings("s").max_age_ms, Some(86_400_000));
+    story.tell(put(Tier::User, by_policy));
+    let settings = story.settings("s");
+    let said = (settings.max_age_ms, settings.max_length_bytes, settings.segment_size);
+    assert_eq!(said, (Some(7_200_000), Some(7), Some(9)));
 }
 
 #[test]
