@@ -18,7 +18,7 @@ class Suite:
     is_short: bool = False
     # The version of a crate; those of Python's packages are in requirements.txt.
     crate: str | None = None
-    # Parts of the names of tests that fail against RabbitMQ 3.10, too, always or now and then, and why.
+    # Parts of the names of tests that fail against RabbitMQ 3.10, too, or race with themselves, and why.
     not_counted: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -45,6 +45,7 @@ SUITES = [
         tests=333,
         not_counted={
             "test_tasks::test_retry": "it sees no state RETRY through rpc://",
+            "test_replaced_task_nesting_level_0": "it forgets what it saw if the task arrives at once",
             "test_trace_log_arguments": "records of level INFO that nothing asks for",
         },
     ),
