@@ -208,7 +208,7 @@ def test_durable_queues_get_the_default_type(tmp_path):
         ({"policies": [policy({"hats": 1})]}, "policy 'p' in vhost '/': key 'hats' is not known, expected one of message-ttl, "),
         ({"policies": [policy({"max-length": 1}, pattern="(")]}, "policy 'p' in vhost '/': regular expression '(' is invalid"),
         ({"policies": [policy({"max-length": 1}, **{"apply-to": "hats"})]}, "unknown variant `hats`, expected one of `all`, `queues`"),
-        ({"vhosts": [{"name": "/", "default_queue_type": "sideways"}]}, "vhost '/': default_queue_type is 'sideways', expected classic or quorum"),
+        ({"vhosts": [{"name": "/", "default_queue_type": "sideways"}]}, "vhost '/': default_queue_type is 'sideways', expected classic, quorum or stream"),
         ({"users": [{**GUEST, "limits": {"max-channels": "x"}}]}, "limit 'max-channels' of user 'guest' is \"x\", expected an integer"),
     ],
 )
