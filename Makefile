@@ -6,9 +6,12 @@ MAKEFLAGS += --no-print-directory
 
 # More arguments for what is run: make run ARGS="--amqp 0.0.0.0:5672"
 ARGS ?=
-# How long `make torture` goes on: rounds of kill -9, seeds of simulated power loss.
+# How long `make torture` goes on: rounds of kill -9, seeds of simulated power loss, flipped bits of each class of files,
+# crashes in each call of the disk.
 KILL_ROUNDS ?= 200
 POWER_LOSS_SEEDS ?= 20000
+FLIPPED_BITS ?= 2000
+CRASHES ?= 20
 # Seconds for each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
 
@@ -21,7 +24,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .PHONY: help
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 .PHONY: run
 run: ## Build the broker and start it on 127.0.0.1:5672 (ARGS="…" for more)
@@ -33,11 +36,12 @@ test: setup check ## Everything CI runs: checks, Rust tests, real clients, the e
 	@$(CARGO) nextest run $(LOCKED) --workspace --profile ci
 	@$(CARGO) build $(LOCKED) --release --package leveret-cli
 	@env -u AMQP_URL LEVERET_BIN=$(LEVERET) tests/clients/run
+	@env -u RABBIT LEVERET_BIN=$(LEVERET) tests/conformance/run --short
 	@env -u AMQP_URL LEVERET_BIN=$(LEVERET) examples/shop/run 120
 
 .PHONY: setup
 setup:
-	@tools/setup python node nextest
+	@tools/setup python node nextest conformance
 
 .PHONY: check
 check: ## Read-only gates: format, lints, the rules of the house, documentation
@@ -52,6 +56,11 @@ fix: ## Mend what a machine can: format and lints
 	@$(CARGO) clippy --quiet --fix --allow-dirty --allow-staged --workspace --all-targets
 	@$(CARGO) fmt --all
 
+.PHONY: conformance
+conformance: ## The clients' own test suites (RABBIT=1: against RabbitMQ, too; ARGS="…" names some)
+	@$(CARGO) build $(LOCKED) --release --package leveret-cli
+	@LEVERET_BIN=$(LEVERET) tests/conformance/run $(ARGS)
+
 .PHONY: bench
 bench: ## Measure Leveret beside other brokers (ARGS="…" for bench/run)
 	@bench/run $(ARGS)
@@ -65,9 +74,10 @@ fuzz: ## Fuzz every target for FUZZ_SECONDS each (needs cargo-fuzz and a nightly
 	done
 
 .PHONY: torture
-torture: ## The long form of the durability tests (KILL_ROUNDS, POWER_LOSS_SEEDS)
+torture: ## The long form of the durability tests (KILL_ROUNDS, POWER_LOSS_SEEDS, FLIPPED_BITS, CRASHES)
 	@tools/setup nextest
 	@LEVERET_KILL_ROUNDS=$(KILL_ROUNDS) LEVERET_POWER_LOSS_SEEDS=$(POWER_LOSS_SEEDS) \
+		LEVERET_FLIPPED_BITS=$(FLIPPED_BITS) LEVERET_CRASHES=$(CRASHES) \
 		$(CARGO) nextest run $(LOCKED) --release --workspace --profile torture
 
 .PHONY: clean

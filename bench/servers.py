@@ -78,10 +78,14 @@ def leveret(directory, binary):
 
 
 @contextlib.contextmanager
-def rabbitmq(directory):
-    """Debian's RabbitMQ with nothing but defaults; not by its service script, which wants its own user and paths."""
+def rabbitmq(directory, port=None, configuration=""):
+    """Debian's RabbitMQ, with its defaults but for `configuration`; not by its service script, which wants its own user
+    and paths.
+    """
     home = directory / "rabbitmq"
-    port, names_port = free_port(), free_port()
+    port, names_port = port or free_port(), free_port()
+    written = directory / "rabbitmq.conf"
+    written.write_text(configuration)
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": str(home),
@@ -96,7 +100,7 @@ def rabbitmq(directory):
         "RABBITMQ_MNESIA_BASE": str(home / "data"),
         "RABBITMQ_LOG_BASE": str(home / "log"),
         "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-        "RABBITMQ_CONFIG_FILE": str(home / "none"),
+        "RABBITMQ_CONFIG_FILE": str(written),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"),
     }
     server = Server([RABBITMQ], home, environment)

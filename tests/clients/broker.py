@@ -17,20 +17,27 @@ STOP_SECONDS = 15
 
 
 @contextlib.contextmanager
-def running(binary, arguments=(), listening=LISTENING):
-    """Runs `leveret serve` on a free port and a fresh data directory; yields its URL, by the line that tells it."""
+def running(binary, arguments=(), listening=LISTENING, address="127.0.0.1:0"):
+    """Runs `leveret serve` on a fresh data directory, and a free port unless `address` names one; yields its URL."""
+    with process(binary, arguments, address) as serving:
+        yield f"amqp://guest:guest@{listens_at(serving, listening)}/"
+
+
+@contextlib.contextmanager
+def process(binary, arguments=(), address="127.0.0.1:0"):
+    """Runs `leveret serve` on a fresh data directory, and a free port unless `address` names one; yields its process."""
     with tempfile.TemporaryDirectory(prefix="leveret-clients-") as directory:
-        command = [binary, "serve", "--amqp", "127.0.0.1:0", "--data-dir", directory, *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command = [binary, "serve", "--amqp", address, "--data-dir", directory, *arguments]
+        serving = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
-            yield f"amqp://guest:guest@{address(process, listening)}/"
+            yield serving
         finally:
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(STOP_SECONDS)
+            serving.send_signal(signal.SIGTERM)
+            code = serving.wait(STOP_SECONDS)
         assert code == 0, f"the broker stopped with {code}"
 
 
-def address(process, listening):
+def listens_at(process, listening):
     """The address that the broker prints when it accepts connections; its other lines pass through."""
     watchdog = threading.Timer(START_SECONDS, process.kill)
     watchdog.start()

@@ -1,15 +1,18 @@
 """The Celery application under test; the worker runs in a process of its own."""
 
 import os
+import time
 
 from celery import Celery
 
-app = Celery("celery_app", broker=os.environ["AMQP_URL"], backend="rpc://")
+app = Celery("celery_app", broker=os.environ["AMQP_URL"], backend=os.environ.get("CELERY_BACKEND", "rpc://"))
 app.conf.update(
     task_default_queue=os.environ["CELERY_QUEUE"],
     broker_connection_retry_on_startup=False,
     result_expires=60,
+    result_chord_retry_interval=0.1,
     task_acks_late=True,
+    task_queue_max_priority=10,
     worker_prefetch_multiplier=4,
 )
 
@@ -24,6 +27,16 @@ def third_time_lucky(self):
     if self.request.retries < 2:
         raise ConnectionError("not yet")
     return self.request.retries
+
+
+@app.task
+def now():
+    return time.time()
+
+
+@app.task
+def total(numbers):
+    return sum(numbers)
 
 
 @app.task

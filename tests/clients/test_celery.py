@@ -1,11 +1,14 @@
-"""Celery as its users run it: a worker process, 1,000 tasks, results by rpc://."""
+"""Celery as its users run it: worker processes, 1,000 tasks, results by rpc:// and, for a chord, in files."""
 
+import contextlib
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import threading
+import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -22,16 +25,24 @@ def app(url):
     return app
 
 
-def node_name(app):
+def node_name(queue):
     """Fresh for each run: two workers of one name would wait for each other."""
-    return f"{app.conf.task_default_queue}@localhost"
+    return f"{queue}@localhost"
 
 
-@pytest.fixture(scope="module")
-def worker(app):
-    options = ["--concurrency", "2", "--loglevel", "INFO", "--hostname", node_name(app)]
+@contextlib.contextmanager
+def working(app, queue, concurrency, **environment):
+    """A worker with a queue of its own."""
+    options = ["--concurrency", str(concurrency), "--loglevel", "INFO", "--hostname", node_name(queue)]
     command = [sys.executable, "-m", "celery", "-A", "celery_app", "worker", *options]
-    process = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=HERE,
+        env={**os.environ, "CELERY_QUEUE": queue, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     log, is_ready = [], threading.Event()
 
     def read():
@@ -47,8 +58,14 @@ def worker(app):
     process.send_signal(signal.SIGTERM)
     assert process.wait(SECONDS) == 0, "".join(log[-20:])
     with app.connection_for_write() as connection:
-        connection.default_channel.queue_delete(app.conf.task_default_queue)
-        connection.default_channel.exchange_delete(app.conf.task_default_queue)
+        connection.default_channel.queue_delete(queue)
+        connection.default_channel.exchange_delete(queue)
+
+
+@pytest.fixture(scope="module")
+def worker(app):
+    with working(app, app.conf.task_default_queue, 2) as process:
+        yield process
 
 
 @pytest.mark.timeout(60)
@@ -74,5 +91,42 @@ def test_an_error_comes_back(worker):
 
 
 def test_ping(app, worker):
-    replies = app.control.ping(destination=[node_name(app)], timeout=SECONDS, limit=1)
-    assert replies == [{node_name(app): {"ok": "pong"}}]
+    node = node_name(app.conf.task_default_queue)
+    assert app.control.ping(destination=[node], timeout=SECONDS, limit=1) == [{node: {"ok": "pong"}}]
+
+
+def test_a_task_waits_for_its_time_and_lets_others_pass(worker):
+    from celery_app import now
+
+    eta = datetime.now(UTC) + timedelta(seconds=1.5)
+    waiting = [now.apply_async(countdown=1), now.apply_async(eta=eta)]
+    sent, ran = time.time(), now.delay().get(timeout=SECONDS)
+    by_countdown, by_eta = (result.get(timeout=SECONDS) for result in waiting)
+    assert ran < by_countdown < by_eta
+    assert by_countdown >= sent + 0.9 and by_eta >= eta.timestamp()
+
+
+def test_urgent_tasks_come_first(app):
+    from celery_app import now
+
+    queue = f"{app.conf.task_default_queue}-urgent"
+    results = [now.apply_async(queue=queue, priority=priority) for priority in (0, 9, 5)]
+    with working(app, queue, 1):
+        low, high, middle = (result.get(timeout=SECONDS) for result in results)
+    assert high < middle < low
+
+
+CHORD = """
+from celery import chord
+from celery_app import add, total
+print(chord(add.s(number, number) for number in range(20))(total.s()).get(timeout=30))
+"""
+
+
+def test_a_chord_runs_its_last_task_when_all_others_are_done(app, tmp_path):
+    """The task that looks for the end is sent again and again with a countdown. Results by rpc:// have no chords."""
+    queue, backend = f"{app.conf.task_default_queue}-chord", f"file://{tmp_path}"
+    with working(app, queue, 2, CELERY_BACKEND=backend):
+        client = {**os.environ, "CELERY_QUEUE": queue, "CELERY_BACKEND": backend}
+        said = subprocess.check_output([sys.executable, "-c", CHORD], cwd=HERE, env=client, text=True)
+    assert said == "380\n"

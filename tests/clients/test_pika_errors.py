@@ -38,6 +38,7 @@ def test_403_default_exchange(refused, queue):
     refused(403, "ACCESS_REFUSED", lambda channel: channel.queue_bind(queue, "", "key"))
     refused(403, "ACCESS_REFUSED", lambda channel: channel.queue_unbind(queue, "", queue))
     refused(403, "ACCESS_REFUSED", lambda channel: channel.exchange_delete(""))
+    refused(403, "ACCESS_REFUSED", lambda channel: channel.exchange_declare("", passive=True))
 
 
 def test_403_internal_exchange(refused, channel, name):

@@ -237,6 +237,12 @@ class TestChannels:
             wire.send(spec.Channel.Open(), 5)
             closed(wire, {504, 530})
 
+    def test_their_numbers_may_be_above_channel_max(self, url):
+        with Wire(url) as wire:
+            wire.open(channel_max=4)
+            for number in (5, 65535):
+                wire.open_channel(number)
+
     def test_all_of_them(self, opened):
         for number in range(1, 2048):
             opened.send(spec.Channel.Open(), number)

@@ -36,7 +36,7 @@ pub enum Side {
 pub struct Limits {
     /// Bytes of a frame with its overhead; 0 is no limit.
     pub frame_max: u32,
-    /// The highest channel number; 0 is no limit.
+    /// Channels open at once, whatever their numbers; 0 is no limit.
     pub channel_max: u16,
     /// Bytes of a body; a larger one costs the peer its channel.
     pub max_message_size: u64,
@@ -158,7 +158,7 @@ struct Channel {
 pub struct Receiver {
     side: Side,
     limits: Limits,
-    /// By number; as long as the highest number that was opened.
+    /// By number; as long as the highest number that was opened: 1 MiB at most.
     channels: Vec<Channel>,
     open_count: usize,
     /// The assembled message that the last event borrows from.
@@ -346,7 +346,7 @@ impl Receiver {
         };
         match (state, method) {
             (State::Closed | State::Crossed, Method::ChannelOpen(_)) if self.side == Side::Server => {
-                self.check_room(channel)?;
+                self.check_room()?;
                 self.set_state(channel, State::Open);
             }
             (State::Closing, Method::ChannelClose(_)) => {
@@ -364,19 +364,15 @@ impl Receiver {
         Ok(Step::event(frame.size(), Event::Method { channel, method }))
     }
 
-    fn check_room(&self, channel: u16) -> Parsed<()> {
+    /// As with RabbitMQ, `channel_max` bounds how many channels are open, not their numbers.
+    fn check_room(&self) -> Parsed<()> {
         let (count, max) = (self.open_count, self.limits.channel_max);
-        if max == 0 || channel <= max {
+        if max == 0 || count < usize::from(max) {
             return Ok(());
         }
-        let error = if count >= usize::from(max) {
-            Error::not_allowed(format!(
-                "number of channels opened ({count}) has reached the negotiated channel_max ({max})"
-            ))
-        } else {
-            Error::channel_error(format!("channel {channel} is above the negotiated channel_max ({max})"))
-        };
-        Err(error.at((20, 10)))
+        let text =
+            format!("number of channels opened ({count}) has reached the negotiated channel_max ({max})");
+        Err(Error::not_allowed(text).at((20, 10)))
     }
 
     /// A content header that did not lie together with its method and body.

@@ -39,6 +39,11 @@ impl QueueId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnectionId(pub u64);
 
+impl ConnectionId {
+    /// Who takes messages from their queue to another place: no client.
+    pub const FORWARDER: ConnectionId = ConnectionId(0);
+}
+
 impl fmt::Display for QueueId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

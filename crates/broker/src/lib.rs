@@ -8,13 +8,17 @@
 
 pub mod access;
 pub mod arguments;
+pub mod dead_letter;
 pub mod definitions;
 pub mod error;
 pub mod id;
+pub mod limits;
 pub mod message;
 pub mod meta;
 pub mod page;
 pub mod password;
+mod pattern;
+pub mod policy;
 pub mod queue;
 pub mod record;
 pub mod sequence;

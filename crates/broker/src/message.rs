@@ -165,12 +165,23 @@ impl Messages {
 
     /// Reads messages that lie back to back; `None` when there is none, or one is not well formed.
     pub fn decode(bytes: Bytes) -> Option<Messages> {
+        let buffer = bytes.len();
+        Messages::decode_part(bytes, buffer)
+    }
+
+    /// The same, of a part of a buffer of so many bytes, which they keep alive.
+    pub fn decode_part(bytes: Bytes, buffer: usize) -> Option<Messages> {
         let (mut rest, mut count) = (&bytes[..], 0);
         while !rest.is_empty() {
             rest = Message::decode(rest)?.1;
             count += 1;
         }
-        (count > 0).then_some(Messages { buffer: bytes.len(), bytes, count })
+        (count > 0).then_some(Messages { buffer, bytes, count })
+    }
+
+    /// Bytes of the buffer that these keep alive, with others or alone.
+    pub fn buffer_size(&self) -> usize {
+        self.buffer
     }
 
     /// How many there are: at least one.

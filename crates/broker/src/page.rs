@@ -10,6 +10,8 @@ use crate::message::Messages;
 pub const TRANSIENT: u32 = 1;
 /// The message may have been delivered before: a bit of [`Run::flags`].
 pub const REDELIVERED: u32 = 2;
+/// From this bit of [`Run::flags`] on: how often the messages were given back.
+pub const RETURNS_SHIFT: u32 = 16;
 
 /// Which segment of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

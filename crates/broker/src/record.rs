@@ -6,17 +6,20 @@
 //! Delivered | queue u64 | last u64                                                    |
 //! Spilled   | queue u64 | segment: number u64, incarnation u64 | from: offset u64, sequence u64 |
 //!           | to: offset u64, sequence u64 | (first u64, count u32) x n                |
+//! Arrived   | queue u64 | (first u64, milliseconds since 1970 u64) x n                 |
+//! Returned  | queue u64 | returns u16 | (first u64, count u32) x n                     |
 //! ```
 //!
-//! Integers are big-endian. All four are version 1. Kinds from 32 on are of [streams](crate::stream::record); 16
-//! is the [meta shard's](crate::meta::KIND). A sequence number counts the messages of one queue; those of an
-//! Enqueue follow each other in each of its queues.
+//! Integers are big-endian. All are version 1. Kinds from 32 on are of [streams](crate::stream::record); 16 is the
+//! [meta shard's](crate::meta::KIND). A sequence number counts the messages of one queue; those of an Enqueue follow each
+//! other in each of its queues.
 
 use bytes::Bytes;
 
 use crate::id::QueueId;
 use crate::message::Messages;
 use crate::page::{Extent, Place, Segment};
+use crate::queue::Mark;
 use crate::stream;
 
 /// A place in the log, in bytes since its beginning; grows, and is never given out twice.
@@ -74,6 +77,22 @@ pub enum Record {
         /// Which messages; others there do not survive.
         spans: Vec<Span>,
     },
+    /// When messages arrived.
+    Arrived {
+        /// The queue.
+        queue: QueueId,
+        /// From which number on when.
+        marks: Vec<Mark>,
+    },
+    /// Messages were given back.
+    Returned {
+        /// The queue.
+        queue: QueueId,
+        /// How often, by now.
+        returns: u16,
+        /// Which.
+        spans: Vec<Span>,
+    },
     /// Of a stream.
     Stream(stream::record::Record),
 }
@@ -86,6 +105,10 @@ pub const SETTLE: u8 = 2;
 pub const DELIVERED: u8 = 3;
 /// Kind of [`Record::Spilled`] in the log.
 pub const SPILLED: u8 = 4;
+/// Kind of [`Record::Arrived`] in the log.
+pub const ARRIVED: u8 = 5;
+/// Kind of [`Record::Returned`] in the log.
+pub const RETURNED: u8 = 6;
 
 /// Writes [`Record::Enqueue`] without building it, for messages of which the first comes `nth` after the one with these
 /// sequence numbers. `scratch` is reused from call to call.
@@ -106,30 +129,73 @@ pub fn append_enqueue(
     log.append(ENQUEUE, &[scratch, messages])
 }
 
-/// Writes [`Record::Settle`] without building it.
+/// Spans that one record may name: what is damaged is lost as a record, and a queue that was settled in no order has
+/// millions. More of them take several records.
+pub const RECORD_SPANS_MAX: usize = 4096;
+
+/// Writes [`Record::Settle`] without building it, several if there are many spans; the position of the last.
 pub fn append_settle(log: &mut impl Log, scratch: &mut Vec<u8>, queue: QueueId, spans: &[Span]) -> Position {
-    scratch.clear();
-    scratch.extend_from_slice(&queue.0.to_be_bytes());
-    put_spans(scratch, spans);
-    log.append(SETTLE, &[scratch])
+    let mut last = 0;
+    for spans in spans.chunks(RECORD_SPANS_MAX) {
+        scratch.clear();
+        scratch.extend_from_slice(&queue.0.to_be_bytes());
+        put_spans(scratch, spans);
+        last = log.append(SETTLE, &[scratch]);
+    }
+    last
 }
 
-/// Writes [`Record::Spilled`] without building it.
+/// Writes [`Record::Spilled`] without building it, several if there are many spans; the positions of the first and the
+/// last.
+///
+/// Each stands there twice, since it speaks of thousands of messages: one that is damaged costs nothing.
 pub fn append_spilled(
     log: &mut impl Log,
     scratch: &mut Vec<u8>,
     queue: QueueId,
     extent: &Extent,
     spans: &[Span],
-) -> Position {
+) -> (Position, Position) {
     let Extent { segment, from, to } = extent;
-    scratch.clear();
     let places = [from.offset, from.sequence, to.offset, to.sequence];
-    for number in [queue.0, segment.number, segment.incarnation].into_iter().chain(places) {
-        scratch.extend_from_slice(&number.to_be_bytes());
+    let mut ends: Option<(Position, Position)> = None;
+    for at in (0..spans.len().max(1)).step_by(RECORD_SPANS_MAX) {
+        scratch.clear();
+        for number in [queue.0, segment.number, segment.incarnation].into_iter().chain(places) {
+            scratch.extend_from_slice(&number.to_be_bytes());
+        }
+        put_spans(scratch, &spans[at..spans.len().min(at + RECORD_SPANS_MAX)]);
+        let first = log.append(SPILLED, &[scratch]);
+        let last = log.append(SPILLED, &[scratch]);
+        ends = Some((ends.map_or(first, |(first, _)| first), last));
     }
+    ends.expect("there is at least one record")
+}
+
+/// Writes [`Record::Arrived`] without building it.
+pub fn append_arrived(log: &mut impl Log, scratch: &mut Vec<u8>, queue: QueueId, marks: &[Mark]) -> Position {
+    scratch.clear();
+    scratch.extend_from_slice(&queue.0.to_be_bytes());
+    for mark in marks {
+        scratch.extend_from_slice(&mark.first.to_be_bytes());
+        scratch.extend_from_slice(&mark.ms.to_be_bytes());
+    }
+    log.append(ARRIVED, &[scratch])
+}
+
+/// Writes [`Record::Returned`] without building it.
+pub fn append_returned(
+    log: &mut impl Log,
+    scratch: &mut Vec<u8>,
+    queue: QueueId,
+    returns: u16,
+    spans: &[Span],
+) -> Position {
+    scratch.clear();
+    scratch.extend_from_slice(&queue.0.to_be_bytes());
+    scratch.extend_from_slice(&returns.to_be_bytes());
     put_spans(scratch, spans);
-    log.append(SPILLED, &[scratch])
+    log.append(RETURNED, &[scratch])
 }
 
 fn put_spans(out: &mut Vec<u8>, spans: &[Span]) {
@@ -164,6 +230,13 @@ impl Record {
                 rest.is_empty().then_some(Record::Delivered { queue: QueueId(queue), last })
             }
             SPILLED => decode_spilled(payload),
+            ARRIVED => decode_arrived(payload),
+            RETURNED => {
+                let (queue, rest) = take_u64(payload)?;
+                let (returns, rest) = rest.split_first_chunk()?;
+                let returns = u16::from_be_bytes(*returns);
+                Some(Record::Returned { queue: QueueId(queue), returns, spans: take_spans(rest)? })
+            }
             _ => stream::record::Record::decode(kind, payload).map(Record::Stream),
         }
     }
@@ -201,6 +274,18 @@ fn decode_spilled(payload: &[u8]) -> Option<Record> {
         to: Place { offset: to_offset, sequence: to_sequence },
     };
     Some(Record::Spilled { queue: QueueId(queue), extent, spans: take_spans(rest)? })
+}
+
+fn decode_arrived(payload: &[u8]) -> Option<Record> {
+    let (queue, mut rest) = take_u64(payload)?;
+    let mut marks = Vec::new();
+    while !rest.is_empty() {
+        let (first, after) = take_u64(rest)?;
+        let (ms, after) = take_u64(after)?;
+        marks.push(Mark { first, ms });
+        rest = after;
+    }
+    Some(Record::Arrived { queue: QueueId(queue), marks })
 }
 
 fn take_spans(mut rest: &[u8]) -> Option<Vec<Span>> {
@@ -299,6 +384,7 @@ mod tests {
             2: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 01 00 00 00 02 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
             3: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 02
             4: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 ab cd 00 00 00 00 00 00 00 40 00 00 00 00 00 00 00 04 00 00 00 00 00 00 03 84 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
+            4: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 ab cd 00 00 00 00 00 00 00 40 00 00 00 00 00 00 00 04 00 00 00 00 00 00 03 84 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
         "#]]
         .assert_eq(&text);
     }
@@ -307,8 +393,33 @@ mod tests {
     fn what_was_written_is_read() {
         let read: Vec<_> =
             written().iter().map(|(kind, payload)| Record::decode(*kind, VERSION, payload)).collect();
-        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1, buffer: 17 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 }), Some(Spilled { queue: QueueId(7), extent: Extent { segment: Segment { number: 3, incarnation: 43981 }, from: Place { offset: 64, sequence: 4 }, to: Place { offset: 900, sequence: 10 } }, spans: [Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] })]"#]]
+        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1, buffer: 17 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 }), Some(Spilled { queue: QueueId(7), extent: Extent { segment: Segment { number: 3, incarnation: 43981 }, from: Place { offset: 64, sequence: 4 }, to: Place { offset: 900, sequence: 10 } }, spans: [Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Spilled { queue: QueueId(7), extent: Extent { segment: Segment { number: 3, incarnation: 43981 }, from: Place { offset: 64, sequence: 4 }, to: Place { offset: 900, sequence: 10 } }, spans: [Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] })]"#]]
         .assert_eq(&format!("{read:?}"));
+    }
+
+    #[test]
+    fn many_spans_take_several_records() {
+        let mut log = Lines(Vec::new());
+        let mut scratch = Vec::new();
+        let spans: Vec<Span> = (0..2 * RECORD_SPANS_MAX as u64 + 1).map(|at| Span::one(2 * at)).collect();
+        append_settle(&mut log, &mut scratch, QueueId(7), &spans);
+        let place = |offset| Place { offset, sequence: 0 };
+        let segment = Segment { number: 3, incarnation: 1 };
+        let extent = Extent { segment, from: place(64), to: place(900) };
+        let ends = append_spilled(&mut log, &mut scratch, QueueId(7), &extent, &spans);
+        assert_eq!((log.0.len(), ends), (9, (4, 9)));
+        let (mut settled, mut spilled) = (Vec::new(), Vec::new());
+        for (kind, payload) in &log.0 {
+            match Record::decode(*kind, VERSION, payload) {
+                Some(Record::Settle { spans, .. }) => settled.extend(spans),
+                Some(Record::Spilled { spans, .. }) => spilled.extend(spans),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(settled, spans);
+        tidy(&mut spilled);
+        spilled.dedup();
+        assert_eq!(spilled, spans);
     }
 
     #[test]

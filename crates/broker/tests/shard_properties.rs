@@ -2,36 +2,24 @@
 //! between, and a drain at the end that finds every message once. Memory is tiny, so that nearly all goes to a disk, which
 //! is a map that answers late, and sometimes refuses.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod disk;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use broker::id::{ConnectionId, QueueId};
 use broker::message::{Message, Messages, Parts};
-use broker::page::{Answer, Extent, Limits, Order, Place, Run, Segment};
+use broker::page::Limits;
 use broker::queue::{Options, Subscription};
-use broker::record::{Log, Position, Record, Span, VERSION};
+use broker::record::{Record, Span, VERSION};
 use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Reply, Request, Shard};
+use broker::topology::Settings;
 use broker::window::Window;
+use disk::{Journal, Pager};
 use proptest::prelude::*;
 
 const QUEUES: u64 = 3;
 const CONNECTIONS: u64 = 3;
-
-#[derive(Default)]
-struct Journal {
-    records: Vec<(Position, u8, Vec<u8>)>,
-    end: Position,
-}
-
-impl Log for Journal {
-    fn append(&mut self, kind: u8, payload: &[&[u8]]) -> Position {
-        let position = self.end;
-        let payload = payload.concat();
-        self.end += 12 + payload.len() as u64;
-        self.records.push((position, kind, payload));
-        position
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -55,71 +43,8 @@ enum Step {
 const LIMITS: Limits =
     Limits { queue: 330, keep: 110, tail: 110, spill: 220, front: 110, in_flight: 440, hold: 900 };
 
-/// Messages after which a segment is full, and those that one read gives.
-const SEGMENT_LEN: usize = 16;
-const WINDOW: usize = 3;
-
 /// What a queue may hold in memory when the disk has caught up, bytes: its limit, and a run at each end.
 const MEMORY_MAX: u64 = LIMITS.queue + LIMITS.tail + 2 * 9 * 55;
-
-/// Segments as they are on a disk, and who carries out what the shard wants of them.
-#[derive(Default)]
-struct Pager {
-    segments: BTreeMap<(QueueId, Segment), Vec<Run>>,
-    answers: VecDeque<Answer>,
-    last_number: u64,
-    life: u64,
-}
-
-impl Pager {
-    fn carry_out(&mut self, order: Order, refuse: bool) {
-        match order {
-            Order::Spill { queue, token, .. } if refuse => {
-                self.answers.push_back(Answer::Refused { queue, token });
-                self.answers.push_back(Answer::TryAgain);
-            }
-            Order::Spill { queue, token, runs } => {
-                let extent = self.append(queue, runs);
-                self.answers.push_back(Answer::Spilled { queue, token, extent });
-            }
-            Order::Read { queue, token, extent } => {
-                let segment = self.segments.get(&(queue, extent.segment)).expect("what is wanted is there");
-                let from = usize::try_from(extent.from.offset).expect("a place is an index");
-                let to = usize::try_from(extent.to.offset).expect("a place is an index").min(from + WINDOW);
-                let wanted = |run: &&Run| run.first >= extent.from.sequence;
-                let runs = segment[from..to].iter().filter(wanted).cloned().collect();
-                let sequence = segment[to - 1].first + 1;
-                let next = Place { offset: to as u64, sequence: sequence.max(extent.from.sequence) };
-                self.answers.push_back(Answer::Read { queue, token, runs, next });
-            }
-            Order::Append { .. } => panic!("there are no streams here"),
-            Order::Remove { queue, segment } => drop(self.segments.remove(&(queue, segment))),
-        }
-    }
-
-    /// Adds messages, one by one, to the last segment of the queue, or to a new one.
-    fn append(&mut self, queue: QueueId, runs: Vec<Run>) -> Extent {
-        let of_it = |((of, segment), messages): &(&(QueueId, Segment), &Vec<Run>)| {
-            let goes_on = messages.last().is_some_and(|last| last.first < runs[0].first);
-            *of == queue && segment.incarnation == self.life && messages.len() < SEGMENT_LEN && goes_on
-        };
-        let found = self.segments.iter().filter(of_it).map(|((_, segment), _)| *segment).next_back();
-        let segment = found.unwrap_or_else(|| {
-            self.last_number += 1;
-            Segment { number: self.last_number, incarnation: self.life }
-        });
-        let messages = self.segments.entry((queue, segment)).or_default();
-        let from = Place { offset: messages.len() as u64, sequence: runs[0].first };
-        for run in runs {
-            for (first, one) in (run.first..).zip(run.messages.singles()) {
-                assert!(messages.last().is_none_or(|last| last.first < first), "a segment ascends");
-                messages.push(Run { first, flags: run.flags, messages: one });
-            }
-        }
-        let sequence = messages.last().expect("there is a run").first + 1;
-        Extent { segment, from, to: Place { offset: messages.len() as u64, sequence } }
-    }
-}
 
 fn step() -> impl Strategy<Value = Step> {
     let connection = || 0..CONNECTIONS;
@@ -194,8 +119,12 @@ impl World {
     fn open_queues(&mut self) {
         self.shard.limit_paging(LIMITS);
         for queue in 0..QUEUES {
-            let options =
-                Options { label: format!("queue '{queue}'"), durable: queue > 0, auto_delete: false };
+            let options = Options {
+                label: format!("queue '{queue}'"),
+                durable: queue > 0,
+                auto_delete: false,
+                settings: Settings::default(),
+            };
             self.shard.open(QueueId(queue), options);
         }
     }
@@ -286,8 +215,16 @@ impl World {
         let consumer = self.next_consumer;
         self.consumers.entry(connection).or_default().push((queue, consumer, no_ack));
         let window = Window::default();
-        let subscription =
-            Subscription { consumer, channel: 1, no_ack, exclusive: false, priority, prefetch, window };
+        let subscription = Subscription {
+            consumer,
+            channel: 1,
+            no_ack,
+            exclusive: false,
+            priority,
+            prefetch,
+            timeout_ms: None,
+            window,
+        };
         self.send(connection, Command::Request(0, Request::Consume(QueueId(queue), subscription)));
     }
 
@@ -306,7 +243,7 @@ impl World {
         }
         for run in numbers.chunks(run.into()) {
             let messages = messages(run.iter().copied());
-            batch.runs.push(Publish { messages, persistent, route: 0 });
+            batch.runs.push(Publish { messages, persistent, expires: false, route: 0, confirm: None });
             batch.confirms.push(Confirm { publisher: 1, first: run[0], last: run[0] + run.len() as u64 - 1 });
         }
         self.send(connection, Command::Publish(batch));
@@ -379,6 +316,7 @@ impl World {
                 }
             }
             Effect::Cancelled(_) => panic!("no queue is deleted here"),
+            Effect::Refused(_) | Effect::Forward(_) | Effect::TimedOut(..) => panic!("queues are plain here"),
         }
     }
 

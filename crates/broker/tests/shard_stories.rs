@@ -7,6 +7,7 @@ use broker::message::Parts;
 use broker::queue::{Options, Subscription};
 use broker::record::{Log, Position, Span};
 use broker::shard::{Batch, Command, Effect, Publish, Request, Shard};
+use broker::topology::Settings;
 use broker::window::Window;
 
 const QUEUE: QueueId = QueueId(1);
@@ -40,16 +41,33 @@ fn round(shard: &mut Shard, from: ConnectionId, command: Command) -> usize {
 
 fn publish(count: usize) -> Command {
     let parts = Parts { route: b"\0\x01q", properties: &[0, 0], body: &[7; 1024] };
-    let one = Publish { messages: parts.to_messages(), persistent: false, route: 0 };
+    let one =
+        Publish { messages: parts.to_messages(), persistent: false, expires: false, route: 0, confirm: None };
     Command::Publish(Batch { routes: vec![Arc::from([QUEUE])], runs: vec![one; count], confirms: Vec::new() })
 }
 
 fn shard_with_consumer(no_ack: bool, prefetch: u32) -> Shard {
     let mut shard = Shard::default();
-    shard.open(QUEUE, Options { label: "queue 'q'".to_owned(), durable: false, auto_delete: false });
+    shard.open(
+        QUEUE,
+        Options {
+            label: "queue 'q'".to_owned(),
+            durable: false,
+            auto_delete: false,
+            settings: Settings::default(),
+        },
+    );
     let window = Window::default();
-    let subscription =
-        Subscription { consumer: 1, channel: 1, no_ack, exclusive: false, priority: 0, prefetch, window };
+    let subscription = Subscription {
+        consumer: 1,
+        channel: 1,
+        no_ack,
+        exclusive: false,
+        priority: 0,
+        prefetch,
+        timeout_ms: None,
+        window,
+    };
     round(&mut shard, CONSUMER, Command::Request(1, Request::Consume(QUEUE, subscription)));
     shard
 }
@@ -107,14 +125,22 @@ fn a_fan_out_counts_in_the_log_as_what_it_takes_there_and_is_copied_as_such() {
     let (mut shard, mut log) = (Shard::default(), Written::default());
     let queues: Arc<[QueueId]> = (0..100).map(QueueId).collect();
     for queue in &*queues {
-        shard.open(*queue, Options { label: "a queue".to_owned(), durable: true, auto_delete: false });
+        shard.open(
+            *queue,
+            Options {
+                label: "a queue".to_owned(),
+                durable: true,
+                auto_delete: false,
+                settings: Settings::default(),
+            },
+        );
     }
     let mut bytes = bytes::BytesMut::new();
     for _ in 0..1000 {
         Parts { route: b"\0\x01q", properties: &[0, 0], body: &[7; 16] }.encode(&mut bytes);
     }
     let messages = broker::message::Messages::encoded(bytes.freeze(), 1000);
-    let runs = vec![Publish { messages, persistent: true, route: 0 }];
+    let runs = vec![Publish { messages, persistent: true, expires: false, route: 0, confirm: None }];
     let batch = Batch { routes: vec![queues], runs, confirms: Vec::new() };
     shard.handle(PUBLISHER, Command::Publish(batch), &mut log);
     let (written, live) = (log.0, shard.live_bytes());

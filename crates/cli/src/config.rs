@@ -55,7 +55,7 @@ pub(crate) struct Written {
     #[arg(long, env = "LEVERET_TLS_LOGIN_FROM", value_name = "PART")]
     tls_login_from: Option<String>,
 
-    /// RabbitMQ definitions (JSON) to import at start
+    /// RabbitMQ definitions (JSON) to import at start, and again on SIGHUP
     #[arg(long, env = "LEVERET_DEFINITIONS", value_name = "FILE")]
     definitions: Option<PathBuf>,
 
@@ -102,6 +102,10 @@ pub(crate) struct Written {
     /// Seconds that a client may take to log in [default: 10]
     #[arg(long, env = "LEVERET_HANDSHAKE_TIMEOUT", value_name = "SECONDS")]
     handshake_timeout: Option<u64>,
+
+    /// Seconds that a consumer may hold a message without an ack; 0: for ever [default: 1800]
+    #[arg(long, env = "LEVERET_CONSUMER_TIMEOUT", value_name = "SECONDS")]
+    consumer_timeout: Option<u64>,
 
     /// Memory that messages may take before publishers are blocked [default: 40 % of the machine's]
     #[arg(long, env = "LEVERET_MEMORY_MAX", value_name = "BYTES")]
@@ -192,6 +196,7 @@ impl Written {
             message_size_max: self.message_size_max.or(other.message_size_max),
             heartbeat: self.heartbeat.or(other.heartbeat),
             handshake_timeout: self.handshake_timeout.or(other.handshake_timeout),
+            consumer_timeout: self.consumer_timeout.or(other.consumer_timeout),
             memory_max: self.memory_max.or(other.memory_max),
             disk_free_min: self.disk_free_min.or(other.disk_free_min),
         }
@@ -238,6 +243,13 @@ impl Written {
             handshake_timeout: match self.handshake_timeout {
                 Some(seconds) => Duration::from_secs(within("handshake-timeout", seconds, 1, 3600)?),
                 None => defaults.handshake_timeout,
+            },
+            consumer_timeout: match self.consumer_timeout {
+                Some(0) => None,
+                Some(seconds) => {
+                    Some(Duration::from_secs(within("consumer-timeout", seconds, 1, 31_536_000)?))
+                }
+                None => defaults.consumer_timeout,
             },
             message_bytes_max: within(
                 "memory-max",
@@ -293,7 +305,7 @@ impl Written {
 }
 
 /// All keys of the configuration file.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "data-dir",
     "amqp",
     "amqps",
@@ -314,6 +326,7 @@ const KEYS: [&str; 22] = [
     "message-size-max",
     "heartbeat",
     "handshake-timeout",
+    "consumer-timeout",
     "memory-max",
     "disk-free-min",
 ];

@@ -5,6 +5,7 @@ use broker::arguments::Arguments;
 use broker::message::Message;
 use broker::meta;
 use broker::page::{Extent, Segment};
+use broker::policy::{Policy, Tier};
 use broker::record::{Record, Span};
 use broker::stream::{self, Bounds, Piece};
 use broker::topology::{Binding, Destination, Queue};
@@ -50,6 +51,15 @@ fn shard_record(record: &Record) -> String {
             let (from, to) = (from.offset, to.offset);
             let place = format!("segment {number} in incarnation {incarnation:#x}, bytes {from} to {to}");
             format!("spilled of queue {queue} to {place}: {}", spans.join(", "))
+        }
+        Record::Arrived { queue, marks } => {
+            let marks: Vec<_> =
+                marks.iter().map(|mark| format!("#{} at {} ms", mark.first, mark.ms)).collect();
+            format!("arrived in queue {queue}: from {}", marks.join(", from "))
+        }
+        Record::Returned { queue, returns, spans } => {
+            let spans: Vec<_> = spans.iter().map(span).collect();
+            format!("returned {returns} times to queue {queue}: {}", spans.join(", "))
         }
         Record::Stream(record) => stream_record(record),
     }
@@ -154,7 +164,38 @@ fn meta_record(record: &meta::Record) -> String {
         meta::Record::PermissionsCleared { user, vhost } => {
             format!("permissions of {user:?} in {vhost:?} cleared")
         }
+        meta::Record::PolicyPut { vhost, tier, policy } => policy_put(vhost, *tier, policy),
+        meta::Record::PolicyDeleted { vhost, tier, name } => {
+            format!("{} {name:?} in {vhost:?} deleted", tier.as_str())
+        }
+        meta::Record::VhostMetadataSet { vhost, metadata } => {
+            format!("virtual host {vhost:?} described: {metadata:?}")
+        }
+        meta::Record::VhostLimitsSet { vhost, limits } => {
+            let of = [("connections", limits.connections_max), ("queues", limits.queues_max)];
+            format!("limits of {vhost:?} set: {}", limits_set(of))
+        }
+        meta::Record::UserLimitsSet { user, limits } => {
+            let of = [("connections", limits.connections_max), ("channels", limits.channels_max)];
+            format!("limits of user {user:?} set: {}", limits_set(of))
+        }
     }
+}
+
+fn limits_set(limits: [(&str, Option<u64>); 2]) -> String {
+    let limits = limits.map(|(what, limit)| match limit {
+        Some(limit) => format!("{what} {limit}"),
+        None => format!("{what} unlimited"),
+    });
+    limits.join(", ")
+}
+
+fn policy_put(vhost: &str, tier: Tier, policy: &Policy) -> String {
+    let Policy { name, pattern, apply_to, priority, definition } = policy;
+    let (what, definition) = (tier.as_str(), arguments(definition));
+    format!(
+        "{what} {name:?} in {vhost:?} put: pattern {pattern:?}, {apply_to:?}, priority {priority}{definition}"
+    )
 }
 
 fn queue_declared(queue: &Queue) -> String {

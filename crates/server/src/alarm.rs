@@ -6,10 +6,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::shard;
+use crate::{meta, shard};
 
-/// How often is looked.
-const INTERVAL: Duration = Duration::from_millis(250);
+/// How often is looked, at least.
+const INTERVAL_MAX: Duration = Duration::from_millis(250);
+
+/// How often is looked, at most.
+const INTERVAL_MIN: Duration = Duration::from_millis(5);
+
+/// Bytes per second that a disk takes, and more: so soon may be gone what is free above the limit.
+const DISK_SPEED: u64 = 4 << 30;
 
 /// Which alarms are on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,25 +52,40 @@ pub(crate) struct Limits {
 }
 
 /// Watches until nobody listens.
-pub(crate) async fn watch(limits: Limits, shards: Vec<shard::Handle>, alarms: watch::Sender<Alarms>) {
-    let mut ticks = tokio::time::interval(INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+pub(crate) async fn watch(
+    limits: Limits,
+    shards: Vec<shard::Handle>,
+    meta: meta::Handle,
+    alarms: watch::Sender<Alarms>,
+) {
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            () = tokio::time::sleep(pause) => {}
             () = alarms.closed() => return,
         }
         let bytes: u64 = shards.iter().map(shard::Handle::message_bytes).sum();
+        let full = shards.iter().any(shard::Handle::is_full) || meta.is_full();
+        let free = free_bytes(&limits.data_dir);
+        pause = pause_for(free, limits.disk_free_min);
         let before = *alarms.borrow();
         let now = Alarms {
             memory: is_over(before.memory, bytes, limits.message_bytes_max),
-            disk: free_bytes(&limits.data_dir).is_some_and(|free| free < limits.disk_free_min),
+            disk: full || free.is_some_and(|free| free < limits.disk_free_min),
         };
         if now != before {
             report(before, now, bytes, &limits);
             alarms.send_replace(now);
         }
     }
+}
+
+/// How long to wait for the next look: the nearer the limit, the shorter.
+fn pause_for(free: Option<u64>, limit: u64) -> Duration {
+    let Some(free) = free else { return INTERVAL_MAX };
+    // What is written per millisecond.
+    let millis = free.abs_diff(limit) / (DISK_SPEED / 1000);
+    Duration::from_millis(millis).clamp(INTERVAL_MIN, INTERVAL_MAX)
 }
 
 /// An alarm that is on goes off at nine tenths of the limit, lest it flutter.
@@ -104,6 +125,13 @@ mod tests {
             [over(false, 1000), over(false, 1001), over(true, 950), over(true, 900)],
             [false, true, true, false]
         );
+    }
+
+    #[test]
+    fn the_nearer_the_limit_the_sooner_is_looked_again() {
+        let millis = |free| pause_for(free, 1 << 30).as_millis();
+        let free = [None, Some(1 << 40), Some((1 << 30) + (400 << 20)), Some((1 << 30) + 1), Some(0)];
+        assert_eq!(free.map(millis), [250, 250, 97, 5, 250]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub struct Config {
     pub amqp: SocketAddr,
     /// Where AMQP clients connect with TLS, if anywhere.
     pub tls: Option<Tls>,
-    /// A RabbitMQ definitions document (JSON), imported at start.
+    /// A RabbitMQ definitions document (JSON), imported at start, and again by [`Reload`](crate::Reload).
     pub definitions: Option<PathBuf>,
     /// Users that may only connect from this machine.
     pub loopback_users: Vec<String>,
@@ -73,6 +73,8 @@ pub struct Limits {
     pub heartbeat_s: u16,
     /// How long a client may take to log in and open its virtual host.
     pub handshake_timeout: Duration,
+    /// How long a consumer may hold a message, unless it or its queue says otherwise; `None`: for ever.
+    pub consumer_timeout: Option<Duration>,
     /// Bytes that messages may take in memory before publishers are blocked.
     pub message_bytes_max: u64,
     /// Bytes that must be free on the disk, or publishers are blocked.
@@ -107,6 +109,7 @@ impl Default for Limits {
             message_size_max: 16 << 20,
             heartbeat_s: 60,
             handshake_timeout: Duration::from_secs(10),
+            consumer_timeout: Some(Duration::from_secs(30 * 60)),
             message_bytes_max: memory_bytes() / 10 * 4,
             disk_free_min: 256 << 20,
         }

@@ -18,7 +18,7 @@ pub fn definitions(data_dir: &Path) -> Result<Exported, Failure> {
     }
     let _lock = lock::DirectoryLock::take(data_dir)
         .map_err(|error| Failure(format!("{error}; stop it first, definitions are read from its files")))?;
-    let options = JournalOptions { journal: 0, file_size: boot::META_FILE_SIZE };
+    let options = JournalOptions { journal: 0, file_size: boot::META_FILE_SIZE, reserve: 0 };
     let recovered = meta::recover(&directory, options)?;
     Ok(export(recovered.topology()))
 }

@@ -7,6 +7,7 @@ use broker::id::{ConnectionId, QueueId};
 use broker::page::{Answer, Limits, Order, Segment};
 use broker::record::{self, Log, Position};
 use broker::shard::{Command, Effect, Notice, Served, Shard};
+use broker::topology::Settings;
 use store::{Lsn, Record, Round, Tail};
 
 /// When a journal is shortened, and by how much.
@@ -17,6 +18,9 @@ pub struct Budget {
     /// How much of its old end is looked at in one go, bytes: at least two files, so that one goes whole.
     pub step: u64,
 }
+
+/// Bytes that may be copied to shorten a journal while the disk is full.
+const COPIED_WHEN_FULL_MAX: u64 = 1 << 20;
 
 /// See the module.
 #[derive(Debug)]
@@ -31,6 +35,10 @@ pub struct Ledger {
     /// How much of the journal's old end is looked at next: more than a step when a step did not free a file, for one
     /// huge round makes a file that is longer.
     reach: u64,
+    /// The last round is a mark alone if it ends here.
+    marked: Lsn,
+    /// The disk has no room.
+    full: bool,
     /// The copies that a shortening made end here; files before the second position go once they are durable.
     shortening: Option<(Lsn, Lsn)>,
 }
@@ -69,6 +77,11 @@ pub struct Recovery {
 }
 
 impl Recovery {
+    /// See [`Shard::tick`].
+    pub fn tick(&mut self, now_ms: u64) {
+        self.shard.tick(now_ms);
+    }
+
     /// A queue that has survived.
     pub fn open(&mut self, queue: QueueId, options: impl Into<Served>) {
         self.shard.open(queue, options);
@@ -99,25 +112,32 @@ impl Recovery {
             oldest,
             asked: next,
             reach: budget.step,
+            marked: next,
+            full: false,
             shortening: None,
         }
     }
 }
 
 impl Ledger {
+    /// See [`Shard::tick`].
+    pub fn tick(&mut self, now_ms: u64) {
+        self.shard.tick(now_ms);
+    }
+
     /// See [`Shard::open`].
     pub fn open(&mut self, queue: QueueId, options: impl Into<Served>) {
         self.shard.open(queue, options);
     }
 
+    /// See [`Shard::configure`].
+    pub fn configure(&mut self, queue: QueueId, settings: Settings) {
+        self.shard.configure(queue, settings, &mut self.log);
+    }
+
     /// See [`Shard::drop_queue`].
     pub fn drop_queue(&mut self, queue: QueueId) {
         self.shard.drop_queue(queue);
-    }
-
-    /// See [`Shard::set_time`].
-    pub fn set_time(&mut self, now_ms: u64) {
-        self.shard.set_time(now_ms);
     }
 
     /// See [`Shard::handle`].
@@ -157,6 +177,23 @@ impl Ledger {
             return (Some(before), None);
         }
         (None, self.shorten())
+    }
+
+    /// The journal's thread has nothing to do: writes down once that all is durable, so that a recovery can tell later damage
+    /// of the last rounds from a torn tail.
+    pub fn idle(&mut self) -> Option<Pending> {
+        let is_idle = self.log.0.pending_bytes() == 0 && self.synced == self.log.0.next_lsn();
+        if !is_idle || self.marked == self.synced {
+            return None;
+        }
+        let round = self.log.0.take_mark();
+        self.marked = round.end();
+        Some(Pending { round, urgent: false })
+    }
+
+    /// Whether the disk has no room for more than what is small.
+    pub fn set_full(&mut self, full: bool) {
+        self.full = full;
     }
 
     /// See [`Shard::paged`]. What it appends is in the next round.
@@ -212,6 +249,9 @@ impl Ledger {
     fn shorten(&mut self) -> Option<Pending> {
         let size = self.log.0.next_lsn().0 - self.oldest.0;
         if size < self.budget.journal_size || self.shard.live_bytes() * 2 > size {
+            return None;
+        }
+        if self.full && self.shard.live_bytes() > COPIED_WHEN_FULL_MAX {
             return None;
         }
         let before = Lsn(self.oldest.0 + self.reach.min(size / 2));

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
@@ -36,12 +38,18 @@ enum Input {
 pub(crate) struct Handle {
     inbox: UnboundedSender<Input>,
     topology: watch::Receiver<Topology>,
+    full: Arc<AtomicBool>,
 }
 
 impl Handle {
     /// Asks for a change. `answer` is called once it is committed and published, or refused.
     pub(crate) fn change(&self, change: Change, answer: impl FnOnce(Result<Reply, Error>) + Send + 'static) {
         let _ = self.inbox.send(Input::Change(change, Box::new(answer)));
+    }
+
+    /// Whether changes wait for room on the disk.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// The exclusive queues of a connection that has ended go.
@@ -64,12 +72,13 @@ pub(crate) struct Recovered {
 }
 
 /// What its shard must know of a queue.
-fn served(queue: &Queue) -> Served {
+fn served(topology: &Topology, queue: &Queue) -> Served {
     if queue.is_stream() {
         return stream::Options::of(queue).into();
     }
     let Queue { durable, auto_delete, .. } = *queue;
-    Options { label: queue.label(), durable, auto_delete }.into()
+    let settings = topology.settings(queue);
+    Options { label: queue.label(), durable, auto_delete, settings }.into()
 }
 
 /// Reads the meta journal.
@@ -95,7 +104,7 @@ impl Recovered {
 
     /// The queues that have survived.
     pub(crate) fn queues(&self) -> impl Iterator<Item = (QueueId, Served)> {
-        self.meta.topology().queues().map(|queue| (queue.id, served(queue)))
+        self.meta.topology().queues().map(|queue| (queue.id, served(self.meta.topology(), queue)))
     }
 
     /// Starts the task. It ends when all handles are dropped.
@@ -117,6 +126,7 @@ impl Recovered {
         let mut task = Task {
             meta: self.meta,
             tail: Tail::new(self.next),
+            marked: self.next,
             journal,
             held: VecDeque::new(),
             forget: None,
@@ -124,10 +134,12 @@ impl Recovered {
             notices,
             shards,
             publisher,
+            full: Arc::default(),
             fatal,
         };
+        let full = Arc::clone(&task.full);
         task.compact(self.bytes);
-        Ok((Handle { inbox, topology }, crate::spawn_owner("meta".to_owned(), owner, task.run())))
+        Ok((Handle { inbox, topology, full }, crate::spawn_owner("meta".to_owned(), owner, task.run())))
     }
 }
 
@@ -144,6 +156,8 @@ struct Held {
 struct Task {
     meta: Meta,
     tail: Tail,
+    /// The last round is a mark alone if it ends here.
+    marked: Lsn,
     journal: Journal,
     held: VecDeque<Held>,
     /// The journal was compacted: what lies below the second goes once all below the first is durable.
@@ -152,6 +166,7 @@ struct Task {
     notices: UnboundedReceiver<Notice>,
     shards: Vec<shard::Handle>,
     publisher: watch::Sender<Topology>,
+    full: Arc<AtomicBool>,
     fatal: Fatal,
 }
 
@@ -188,6 +203,16 @@ impl Task {
                     self.journal.forget(before);
                 }
             }
+            // Later damage of the last changes is told from a torn tail.
+            Input::Journal(Progress::Idle) => {
+                if self.tail.pending_bytes() == 0 && self.marked != self.tail.next_lsn() {
+                    let round = self.tail.take_mark();
+                    self.marked = round.end();
+                    self.journal.write(round, false);
+                }
+            }
+            // Whoever waits for a change waits longer.
+            Input::Journal(Progress::Full(full)) => self.full.store(full, Ordering::Relaxed),
             Input::Journal(Progress::Failed(error)) => self.fatal.report(error.into()),
         }
     }
@@ -228,8 +253,13 @@ impl Task {
     fn tell(&self, held: Held) {
         for effect in held.effects {
             match effect {
-                Effect::QueueOpened(queue) => self.shard(queue.id).open(queue.id, served(&queue)),
+                Effect::QueueOpened(queue) => {
+                    self.shard(queue.id).open(queue.id, served(&held.topology, &queue));
+                }
                 Effect::QueueDropped(queue) => self.shard(queue.id).drop_queue(queue.id),
+                Effect::QueueChanged(queue) => {
+                    self.shard(queue.id).configure(queue.id, held.topology.settings(&queue));
+                }
                 // Sessions look at the new topology by themselves.
                 Effect::VhostDropped(_) | Effect::AccessChanged(_) => {}
             }

@@ -1,9 +1,9 @@
 //! The thread that keeps the backlog of a shard's queues in segments.
 //!
 //! It takes all orders that wait, appends what is to be spilled, syncs once, and reports. Only what is durable is
-//! reported as spilled, so until then the messages are in memory and in the journal. A read that fails is tried again;
-//! an append that fails is refused, and the shard hears when to try again. The thread starts with the first order: a
-//! shard without a backlog has none.
+//! reported as spilled, so until then the messages are in memory and in the journal. A read that fails is tried again,
+//! and some times later gives what the disk does give; an append that fails is refused, and the shard hears when to try
+//! again. The thread starts with the first order: a shard without a backlog has none.
 
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
@@ -18,10 +18,16 @@ use broker::message::{Message, Messages};
 use broker::page::{Answer, Extent, Order, Place, Run, Segment};
 use store::segment::{Chunk, Id, Name, NewRun, Options, Reader, Writer};
 use store::{Disk, Kind};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 /// After this time what failed is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// After so many tries a read gives what the disk gives, and the rest is lost.
+pub const READ_TRIES_MAX: u32 = 5;
+
+/// What the name of a segment ends with that was put aside.
+pub const ORPHAN: &str = "orphan";
 
 /// Bytes that are read at once.
 const WINDOW: usize = 256 << 10;
@@ -39,6 +45,7 @@ pub struct Pages<D: Disk> {
     directory: PathBuf,
     options: Options,
     window: usize,
+    retry_delay: Duration,
     known: Vec<Name>,
     random: fn() -> u64,
     /// None until it is needed, and after a failed sync.
@@ -47,36 +54,80 @@ pub struct Pages<D: Disk> {
     ends: HashMap<u64, u64>,
     readers: HashMap<Id, Reader<D::File>>,
     /// What must be tried again.
-    failed: Vec<Order>,
+    failed: Vec<Wanted>,
     refused: bool,
+    /// The log has said so.
+    refusing: bool,
+}
+
+/// A window that is to be read.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    queue: QueueId,
+    token: u64,
+    extent: Extent,
+    /// How often it was tried in vain.
+    tries: u32,
+}
+
+/// Whether the journal that names the segments can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Journal {
+    /// It is as it was written: what it does not name is a leftover, and what it names must be there.
+    Whole,
+    /// Something of it is missing: what it does not name may hold messages, and what it names may be settled and gone.
+    Damaged,
 }
 
 impl<D: Disk + Clone> Pages<D> {
-    /// The segments in `directory`. `known` are those that hold messages; the others are leftovers and removed. `random`
-    /// gives each life of the broker a number that no other had.
+    /// The segments in `directory`. `known` are those that hold messages, by what the `journal` says. The others are
+    /// removed, or, if they might hold messages too, put aside. `random` gives each life of the broker a number that no
+    /// other had.
+    ///
+    /// # Errors
+    /// When a segment that holds messages is missing, or its file is another's: then nothing was changed.
     pub fn open(
         disk: D,
         directory: &Path,
         options: Options,
-        known: Vec<(QueueId, Segment)>,
+        known: &[(QueueId, Segment)],
+        journal: Journal,
         random: fn() -> u64,
     ) -> store::Result<Pages<D>> {
-        let known: Vec<Name> = known.into_iter().map(|(queue, segment)| name(queue, segment)).collect();
-        let mut pages = Pages {
+        let pages = Pages {
             disk,
             directory: directory.to_owned(),
             options,
             window: WINDOW,
-            known,
+            retry_delay: RETRY_DELAY,
+            known: known.iter().map(|(queue, segment)| name(*queue, *segment)).collect(),
             random,
             writer: None,
             ends: HashMap::new(),
             readers: HashMap::new(),
             failed: Vec::new(),
             refused: false,
+            refusing: false,
         };
-        pages.remove_leftovers()?;
+        pages.verify(known, journal)?;
+        let leftovers = pages.leftovers()?;
+        match journal {
+            Journal::Whole => pages.remove_all(&leftovers),
+            Journal::Damaged => pages.put_aside(&leftovers)?,
+        }
         Ok(pages)
+    }
+
+    /// Where the segments are.
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    /// Tries again after this time, instead of a second.
+    #[must_use]
+    pub fn with_retry_delay(mut self, delay: Duration) -> Pages<D> {
+        self.retry_delay = delay;
+        self
     }
 
     /// Reads so many bytes at once, instead of 256 KiB.
@@ -97,7 +148,10 @@ impl<D: Disk + Clone> Pages<D> {
                         volatile &= runs.iter().all(|run| run.flags & broker::page::TRANSIENT != 0);
                         spilled.push((queue, token, extent));
                     }
-                    Err(why) => report(self.refuse(queue, token, &why)),
+                    Err(why) => {
+                        self.refuse(&why);
+                        report(Answer::Refused { queue, token });
+                    }
                 },
                 Order::Append { queue, token, runs, begins_segment } => {
                     if let Some(writer) = self.writer.as_mut().filter(|_| begins_segment) {
@@ -108,24 +162,29 @@ impl<D: Disk + Clone> Pages<D> {
                             volatile = false;
                             spilled.push((queue, token, extent));
                         }
-                        Err(why) => report(self.refuse(queue, token, &why)),
+                        Err(why) => {
+                            self.refuse(&why);
+                            report(Answer::Refused { queue, token });
+                        }
                     }
                 }
-                Order::Read { queue, token, extent } => match self.read(queue, token, extent) {
-                    Ok(answer) => report(answer),
-                    Err(why) => {
-                        error!(%queue, sequence = extent.from.sequence, %why, "cannot read a backlog; trying again");
-                        self.failed.push(Order::Read { queue, token, extent });
-                    }
-                },
+                Order::Read { queue, token, extent } => {
+                    self.try_read(Wanted { queue, token, extent, tries: 0 })
+                        .into_iter()
+                        .for_each(&mut report);
+                }
                 Order::Remove { queue, segment } => self.remove(queue, segment),
             }
         }
         // What does not survive a restart need not be durable.
-        let synced = if volatile { Ok(()) } else { self.sync() };
+        let failed = self.writer.as_ref().is_some_and(Writer::is_failed);
+        let synced = if volatile && !failed { Ok(()) } else { self.sync() };
+        if synced.is_err() {
+            self.begin_anew(&spilled);
+        }
         for (queue, token, extent) in spilled {
             report(match synced {
-                Ok(()) => Answer::Spilled { queue, token, extent },
+                Ok(()) => Answer::Spilled { queue, token, extent: from_extent(&extent) },
                 Err(()) => Answer::Refused { queue, token },
             });
         }
@@ -141,37 +200,65 @@ impl<D: Disk + Clone> Pages<D> {
         if std::mem::take(&mut self.refused) {
             report(Answer::TryAgain);
         }
-        let failed = std::mem::take(&mut self.failed);
-        self.carry_out(failed, report);
+        for wanted in std::mem::take(&mut self.failed) {
+            self.try_read(wanted).into_iter().for_each(&mut report);
+        }
     }
 
-    fn remove_leftovers(&mut self) -> store::Result<()> {
+    fn verify(&self, known: &[(QueueId, Segment)], journal: Journal) -> store::Result<()> {
+        for (queue, segment) in known {
+            match store::segment::verify(&self.disk, &self.directory, id(*queue, *segment)) {
+                Err(why) if why.kind == Kind::Foreign && journal == Journal::Damaged => {
+                    error!(%queue, %why, "a damaged journal names a segment that is not there");
+                }
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Segments that the journal does not name.
+    fn leftovers(&self) -> store::Result<Vec<Name>> {
         let names = match self.disk.list(&self.directory) {
             Ok(names) => names,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => {
                 let what = format!("cannot list {}: {error}", self.directory.display());
                 return Err(store::Error::new(Kind::Disk, what));
             }
         };
         let known: HashSet<Name> = self.known.iter().copied().collect();
-        for file in names {
-            if Name::parse(&file).is_some_and(|name| !known.contains(&name))
-                && let Err(why) = self.disk.remove(&self.directory.join(&file))
-            {
-                warn!(file, %why, "cannot remove a segment that nobody needs");
+        let names = names.iter().filter_map(|file| Name::parse(file));
+        Ok(names.filter(|name| !known.contains(name)).collect())
+    }
+
+    fn remove_all(&self, names: &[Name]) {
+        for name in names {
+            if let Err(why) = self.disk.remove(&self.directory.join(name.file_name())) {
+                warn!(%name, %why, "cannot remove a segment that nobody needs");
             }
+        }
+    }
+
+    /// Gives segments a name under which nothing is done to them.
+    fn put_aside(&self, names: &[Name]) -> store::Result<()> {
+        for name in names {
+            let file = self.directory.join(name.file_name());
+            let aside = file.with_extension(format!("{:016x}.{ORPHAN}", (self.random)()));
+            self.disk.rename(&file, &aside).map_err(|error| {
+                let what = format!("cannot put {} aside: {error}", file.display());
+                store::Error::new(Kind::Disk, what)
+            })?;
+            error!(
+                %name,
+                file = %aside.display(),
+                "the journal is damaged or gone and does not name this segment, which may hold messages: put aside"
+            );
         }
         Ok(())
     }
 
-    fn refuse(&mut self, queue: QueueId, token: u64, why: &store::Error) -> Answer {
-        warn!(%queue, %why, "a backlog stays in memory");
-        self.refused = true;
-        Answer::Refused { queue, token }
-    }
-
-    fn append(&mut self, queue: QueueId, runs: &[Run]) -> store::Result<Extent> {
+    fn append(&mut self, queue: QueueId, runs: &[Run]) -> store::Result<store::segment::Extent> {
         if self.writer.is_none() {
             let known = self.known.iter().copied();
             let (disk, options) = (self.disk.clone(), self.options.clone());
@@ -180,9 +267,10 @@ impl<D: Disk + Clone> Pages<D> {
         }
         let writer = self.writer.as_mut().expect("just opened");
         let end = runs.last().map_or(0, |run| run.first + u64::from(run.messages.count()));
-        if self.ends.insert(queue.0, end).is_some_and(|before| runs[0].first < before) {
+        if self.ends.get(&queue.0).is_some_and(|before| runs[0].first < *before) {
             // Messages that were put back: a segment ascends.
             writer.close(queue.0);
+            self.ends.remove(&queue.0);
         }
         let length = |message: Message<'_>| u32::try_from(message.size()).expect("a message is below 4 GiB");
         let lengths: Vec<Vec<u32>> =
@@ -198,25 +286,66 @@ impl<D: Disk + Clone> Pages<D> {
             })
             .collect();
         let extent = writer.append(queue.0, &runs)?;
-        Ok(Extent {
-            segment: Segment { number: extent.id.name.number, incarnation: extent.id.incarnation },
-            from: from_store(extent.from),
-            to: from_store(extent.to),
-        })
+        self.ends.insert(queue.0, end);
+        Ok(extent)
     }
 
     fn sync(&mut self) -> Result<(), ()> {
         let Some(writer) = self.writer.as_mut() else { return Ok(()) };
-        writer.sync().map(drop).map_err(|why| {
-            error!(%why, "a backlog stays in memory");
-            self.refused = true;
-            // What a failed sync has left is not trusted, and nobody was told of it: begin new segments.
-            self.writer = None;
-        })
+        match writer.sync() {
+            Ok(_) => {
+                if std::mem::take(&mut self.refusing) {
+                    info!(directory = %self.directory.display(), "backlogs go to the disk again");
+                }
+                Ok(())
+            }
+            Err(why) => {
+                self.refuse(&why);
+                Err(())
+            }
+        }
     }
 
-    fn read(&mut self, queue: QueueId, token: u64, extent: Extent) -> store::Result<Answer> {
-        let id = Id { name: name(queue, extent.segment), incarnation: extent.segment.incarnation };
+    fn refuse(&mut self, why: &store::Error) {
+        self.refused = true;
+        if !std::mem::replace(&mut self.refusing, true) {
+            warn!(%why, "backlogs stay in memory until the disk takes them");
+        }
+    }
+
+    /// What a failed sync has left is not trusted, and nobody was told of it: new segments begin, and those that hold
+    /// nothing else go.
+    fn begin_anew(&mut self, spilled: &[(QueueId, u64, store::segment::Extent)]) {
+        self.refused = true;
+        let Some(writer) = self.writer.take() else { return };
+        let begun =
+            spilled.iter().filter(|(.., extent)| extent.begins_file()).map(|(.., extent)| extent.id.name);
+        let useless: HashSet<Name> = begun.chain(writer.unwritten()).collect();
+        drop(writer);
+        self.readers.retain(|id, _| !useless.contains(&id.name));
+        self.remove_all(&Vec::from_iter(useless));
+    }
+
+    /// The answer, unless it is to be tried again later.
+    fn try_read(&mut self, wanted: Wanted) -> Option<Answer> {
+        let Wanted { queue, extent, tries, .. } = wanted;
+        let why = match self.read(wanted) {
+            Ok(answer) => return Some(answer),
+            Err(why) => why,
+        };
+        let sequence = extent.from.sequence;
+        if why.kind != Kind::Busy && tries + 1 >= READ_TRIES_MAX {
+            error!(%queue, sequence, %why, "cannot read a backlog; what the disk does not give is lost");
+            return Some(self.salvage(wanted));
+        }
+        error!(%queue, sequence, %why, "cannot read a backlog; trying again");
+        self.failed.push(Wanted { tries: tries.saturating_add(1), ..wanted });
+        None
+    }
+
+    fn read(&mut self, wanted: Wanted) -> store::Result<Answer> {
+        let Wanted { queue, token, extent, .. } = wanted;
+        let id = id(queue, extent.segment);
         if !self.readers.contains_key(&id) {
             match Reader::open(&self.disk, &self.directory, id) {
                 Ok(reader) => self.keep(id, reader),
@@ -232,6 +361,21 @@ impl<D: Disk + Clone> Pages<D> {
         Ok(answer(queue, token, read))
     }
 
+    /// What can be had of a window.
+    fn salvage(&mut self, wanted: Wanted) -> Answer {
+        let Wanted { queue, token, extent, .. } = wanted;
+        let id = id(queue, extent.segment);
+        let reader = Reader::open_blindly(&self.disk, &self.directory, id);
+        let read = reader.and_then(|it| it.salvage(to_store(extent.from), to_store(extent.to), self.window));
+        match read {
+            Ok(read) => answer(queue, token, read),
+            Err(why) => {
+                error!(%queue, %why, "all messages of a segment are lost");
+                Answer::Read { queue, token, runs: Vec::new(), next: extent.to }
+            }
+        }
+    }
+
     fn keep(&mut self, id: Id, reader: Reader<D::File>) {
         if let Some(damage) = reader.damage() {
             warn!(segment = %id, %damage, "the header of a segment is damaged");
@@ -244,7 +388,7 @@ impl<D: Disk + Clone> Pages<D> {
 
     fn remove(&mut self, queue: QueueId, segment: Segment) {
         let name = name(queue, segment);
-        self.readers.remove(&Id { name, incarnation: segment.incarnation });
+        self.readers.remove(&id(queue, segment));
         let removed = match &mut self.writer {
             Some(writer) => writer.remove(name),
             None => self
@@ -266,7 +410,8 @@ fn answer(queue: QueueId, token: u64, read: Chunk) -> Answer {
     let next = from_store(read.next);
     let runs = read.runs.into_iter().filter_map(|run| {
         let (first, end) = (run.first, run.end());
-        let messages = Messages::decode(run.bytes).filter(|it| u64::from(it.count()) == end - first);
+        let messages =
+            Messages::decode_part(run.bytes, read.buffer).filter(|it| u64::from(it.count()) == end - first);
         if messages.is_none() {
             error!(%queue, first, end, "messages of a backlog make no sense and are lost");
         }
@@ -275,8 +420,20 @@ fn answer(queue: QueueId, token: u64, read: Chunk) -> Answer {
     Answer::Read { queue, token, runs: runs.collect(), next }
 }
 
+fn id(queue: QueueId, segment: Segment) -> Id {
+    Id { name: name(queue, segment), incarnation: segment.incarnation }
+}
+
 fn name(queue: QueueId, segment: Segment) -> Name {
     Name { queue: queue.0, number: segment.number }
+}
+
+fn from_extent(extent: &store::segment::Extent) -> Extent {
+    Extent {
+        segment: Segment { number: extent.id.name.number, incarnation: extent.id.incarnation },
+        from: from_store(extent.from),
+        to: from_store(extent.to),
+    }
 }
 
 fn from_store(place: store::segment::Place) -> Place {
@@ -320,17 +477,15 @@ impl Pager {
         Pager { orders: None, thread: None, start: Some(Box::new(start)) }
     }
 
-    /// Hands over an order; an error when there can be no thread.
+    /// Hands over an order; an error when there can be no thread, or it has ended.
     pub fn order(&mut self, order: Order) -> std::io::Result<()> {
         if let Some(start) = self.start.take() {
             let (orders, inbox) = channel();
             self.thread = Some(start(inbox)?);
             self.orders = Some(orders);
         }
-        if let Some(orders) = &self.orders {
-            let _ = orders.send(order);
-        }
-        Ok(())
+        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
+        if sent { Ok(()) } else { Err(std::io::Error::other("the thread has ended")) }
     }
 
     /// Carries out what was ordered and ends the thread.
@@ -356,14 +511,15 @@ fn work<D: Disk + Clone>(mut pages: Pages<D>, inbox: &Receiver<Order>, report: &
                 let more = std::iter::from_fn(|| inbox.try_recv().ok()).take(ROUND_MAX);
                 pages.carry_out(std::iter::once(first).chain(more), report);
             }
-            Err(RecvTimeoutError::Timeout) => {
-                retry_at = None;
-                pages.retry(report);
-            }
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        // Not only when no order comes: they may never pause.
+        if retry_at.take_if(|at| *at <= Instant::now()).is_some() {
+            pages.retry(report);
+        }
         if retry_at.is_none() && pages.wants_retry() {
-            retry_at = Some(Instant::now() + RETRY_DELAY);
+            retry_at = Some(Instant::now() + pages.retry_delay);
         }
     }
 }

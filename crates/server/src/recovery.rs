@@ -6,6 +6,7 @@ use store::{Files, Options, RealDisk, Record, Recovered};
 use tracing::{info, warn};
 
 use crate::ledger::Budget;
+use crate::pager;
 
 /// How the node's journals use the disk.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +15,8 @@ pub struct JournalOptions {
     pub journal: u32,
     /// Bytes of a journal file.
     pub file_size: u64,
+    /// Bytes that are kept for when the disk is full.
+    pub reserve: u64,
 }
 
 impl JournalOptions {
@@ -30,7 +33,12 @@ pub(crate) fn open(
     options: JournalOptions,
     visit: &mut dyn FnMut(Record<'_>) -> store::Result<()>,
 ) -> store::Result<(Files<RealDisk>, Recovered)> {
-    let options = Options { journal: options.journal, file_size: options.file_size, ..Options::default() };
+    let options = Options {
+        journal: options.journal,
+        file_size: options.file_size,
+        reserve: options.reserve,
+        ..Options::default()
+    };
     let (files, recovered) = Files::open(RealDisk, &directory.join(name), options, visit)?;
     if recovered.records > 0 {
         info!(journal = name, records = recovered.records, bytes = recovered.bytes, "recovered");
@@ -55,4 +63,10 @@ pub(crate) fn open(
         );
     }
     Ok((files, recovered))
+}
+
+/// Whether segments can be judged by what a journal said.
+pub(crate) fn trust(report: &Recovered) -> pager::Journal {
+    let is_new = report.next == store::Lsn::ZERO;
+    if is_new || !report.damaged.is_empty() { pager::Journal::Damaged } else { pager::Journal::Whole }
 }

@@ -1,6 +1,6 @@
 //! The task that owns a shard, and the handle that others hold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use broker::id::{ConnectionId, QueueId};
 use broker::meta;
 use broker::page;
 use broker::shard::{Command, Effect, Notice, Served};
+use broker::topology::Settings;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -48,11 +49,10 @@ enum Input {
     Connect(ConnectionId, Mailbox),
     Command(ConnectionId, Command, Option<OwnedSemaphorePermit>),
     Open(QueueId, Served),
+    Configure(QueueId, Box<Settings>),
     Drop(QueueId),
     Journal(Progress),
     Page(Option<page::Answer>),
-    /// It is late enough for something.
-    Wake,
 }
 
 /// A shard, as sessions and the meta task see it. It runs as long as a handle is left.
@@ -63,12 +63,18 @@ pub(crate) struct Handle {
     permits: Arc<Semaphore>,
     message_bytes: Arc<AtomicU64>,
     congested: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
 }
 
 impl Handle {
     /// Whether consumers are busy and a backlog grows in front of them, as of the last round.
     pub(crate) fn is_congested(&self) -> bool {
         self.congested.load(Ordering::Relaxed)
+    }
+
+    /// Whether the disk has no room for the journal.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Introduces a connection: effects for it go to `mailbox` from now on, until it sends `Disconnect`.
@@ -100,6 +106,11 @@ impl Handle {
     /// The shard serves a queue from now on.
     pub(crate) fn open(&self, queue: QueueId, served: Served) {
         self.send(Input::Open(queue, served));
+    }
+
+    /// What a queue does has changed.
+    pub(crate) fn configure(&self, queue: QueueId, settings: Settings) {
+        self.send(Input::Configure(queue, Box::new(settings)));
     }
 
     /// A queue is deleted.
@@ -134,12 +145,15 @@ pub(crate) struct Start<'a> {
     pub(crate) queues: Vec<(QueueId, Served)>,
     /// Who hears of queues that nobody uses any more.
     pub(crate) notices: UnboundedSender<Notice>,
+    /// Who takes messages from their queue to another place.
+    pub(crate) forwarder: Mailbox,
     pub(crate) fatal: Fatal,
 }
 
 /// Recovers a shard and starts its task. The task ends when all handles are dropped; then all is durable.
 pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle<()>), Failure> {
     let mut recovered = Recovery::default();
+    recovered.tick(clock::unix_ms());
     for (queue, options) in start.queues {
         recovered.open(queue, options);
     }
@@ -155,10 +169,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
             let _ = inbox.send(Input::Journal(news));
         }
     })?;
-    let known = ledger.segments();
-    let directory = start.segments.join(&name);
-    let pages =
-        Pages::open(store::RealDisk, &directory, store::segment::Options::default(), known, random::number)?;
+    let pages = open_pages(&start.segments.join(&name), &ledger.segments(), recovery::trust(&report))?;
     let answers = inbox.downgrade();
     let pager = Pager::new(&name, pages, move |answer| {
         if let Some(inbox) = answers.upgrade() {
@@ -172,6 +183,7 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         permits: Arc::new(Semaphore::new(INBOX_BYTES_MAX)),
         message_bytes: Arc::clone(&message_bytes),
         congested: Arc::default(),
+        full: Arc::default(),
     };
     let fatal = start.fatal.clone();
     let task = Task {
@@ -180,14 +192,32 @@ pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle
         journal,
         pager,
         inputs,
-        deferred: Vec::new(),
-        mailboxes: HashMap::new(),
+        deferred: Deferred::default(),
+        mailboxes: HashMap::from([(ConnectionId::FORWARDER, start.forwarder)]),
         notices: start.notices,
         message_bytes,
         congested: Arc::clone(&handle.congested),
+        full: Arc::clone(&handle.full),
         fatal: start.fatal,
     };
     Ok((handle, crate::spawn_owner(name, fatal, task.run())))
+}
+
+/// The segments of a shard, of which the journal has said which hold messages.
+fn open_pages(
+    directory: &Path,
+    known: &[(QueueId, page::Segment)],
+    journal: crate::pager::Journal,
+) -> Result<Pages<store::RealDisk>, Failure> {
+    let options = store::segment::Options::default();
+    let pages = Pages::open(store::RealDisk, directory, options, known, journal, random::number);
+    pages.map_err(|error| match error.kind {
+        store::Kind::Foreign => {
+            let way_out = "put the right file there, or give up what it held with `leveret store repair`";
+            Failure(format!("{error}: {way_out}"))
+        }
+        _ => error.into(),
+    })
 }
 
 struct Task {
@@ -196,12 +226,12 @@ struct Task {
     journal: Journal,
     pager: Pager,
     inputs: UnboundedReceiver<Input>,
-    /// Commands that came while the disk was behind. Their permits bound them.
-    deferred: Vec<Input>,
+    deferred: Deferred,
     mailboxes: HashMap<ConnectionId, Mailbox>,
     notices: UnboundedSender<Notice>,
     message_bytes: Arc<AtomicU64>,
     congested: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
     fatal: Fatal,
 }
 
@@ -209,8 +239,7 @@ impl Task {
     async fn run(mut self) {
         let mut round = Vec::with_capacity(ROUND_MAX);
         loop {
-            self.select(&mut round).await;
-            if round.is_empty() {
+            if !self.select(&mut round).await {
                 break;
             }
             self.apply(&mut round);
@@ -219,34 +248,30 @@ impl Task {
         self.journal.finish();
     }
 
-    /// Waits for inputs; none: all handles are gone.
-    async fn select(&mut self, round: &mut Vec<Input>) {
-        if !self.is_behind() {
-            round.append(&mut self.deferred);
+    /// Waits for inputs, or until the clock asks for a round without any; false: all handles are gone.
+    async fn select(&mut self, round: &mut Vec<Input>) -> bool {
+        if self.pace() == Pace::Free {
+            self.deferred.release(round);
         }
         if !round.is_empty() {
-            return;
+            return true;
         }
-        let Some(at_ms) = self.ledger.shard().wakes_at_ms() else {
-            self.inputs.recv_many(round, ROUND_MAX).await;
-            return;
+        let receive = self.inputs.recv_many(round, ROUND_MAX);
+        let Some(deadline) = self.ledger.shard().next_deadline() else {
+            return receive.await > 0;
         };
-        let delay = Duration::from_millis(at_ms.saturating_sub(clock::unix_ms()));
-        if tokio::time::timeout(delay, self.inputs.recv_many(round, ROUND_MAX)).await.is_err() {
-            round.push(Input::Wake);
-        }
+        let wait = Duration::from_millis(deadline.saturating_sub(clock::unix_ms()));
+        // Nothing in time: the round is for what was due.
+        !tokio::time::timeout(wait, receive).await.is_ok_and(|count| count == 0)
     }
 
     fn apply(&mut self, round: &mut Vec<Input>) {
         let mut permits = Vec::new();
-        self.ledger.set_time(clock::unix_ms());
+        self.ledger.tick(clock::unix_ms());
         for input in round.drain(..) {
-            let hold = self.is_behind() || !self.deferred.is_empty();
-            if hold && !matches!(input, Input::Journal(_) | Input::Page(_) | Input::Wake) {
-                self.deferred.push(input);
-                continue;
+            if let Some(input) = self.deferred.pass(self.pace(), input) {
+                self.apply_one(input, &mut permits);
             }
-            self.apply_one(input, &mut permits);
         }
         let pending = self.ledger.finish_round();
         drop(permits);
@@ -271,14 +296,22 @@ impl Task {
                 }
             }
             Input::Open(queue, options) => self.ledger.open(queue, options),
+            Input::Configure(queue, settings) => self.ledger.configure(queue, *settings),
             Input::Drop(queue) => self.ledger.drop_queue(queue),
             Input::Journal(Progress::Synced { synced, oldest, buffers }) => {
                 let (forget, pending) = self.ledger.synced(synced, oldest, buffers);
                 forget.into_iter().for_each(|before| self.journal.forget(before));
                 pending.into_iter().for_each(|pending| self.write(pending));
             }
+            Input::Journal(Progress::Idle) => {
+                let pending = self.ledger.idle();
+                pending.into_iter().for_each(|pending| self.write(pending));
+            }
+            Input::Journal(Progress::Full(full)) => {
+                self.full.store(full, Ordering::Relaxed);
+                self.ledger.set_full(full);
+            }
             Input::Journal(Progress::Failed(error)) => self.fatal.report(error.into()),
-            Input::Wake => {}
             Input::Page(Some(answer)) => self.ledger.paged(answer),
             Input::Page(None) => {
                 let what = "the pager thread has panicked: please report this".to_owned();
@@ -303,12 +336,103 @@ impl Task {
         }
         while let Some(order) = self.ledger.poll_page() {
             if let Err(error) = self.pager.order(order) {
-                self.fatal.report(Failure(format!("cannot start a thread for the backlog: {error}")));
+                self.fatal.report(Failure(format!("cannot hand over work on the backlog: {error}")));
             }
         }
     }
 
-    fn is_behind(&self) -> bool {
-        self.ledger.unsynced_bytes() > UNSYNCED_MAX || self.ledger.shard().holds_publishers()
+    fn pace(&self) -> Pace {
+        if self.ledger.unsynced_bytes() > UNSYNCED_MAX {
+            Pace::Standing
+        } else if self.ledger.shard().holds_publishers() || self.full.load(Ordering::Relaxed) {
+            Pace::Holding
+        } else {
+            Pace::Free
+        }
+    }
+}
+
+/// What a shard takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Free,
+    /// Only who has published nothing that waits: a queue waits for its segments, or the journal for room, and acks make
+    /// both shorter.
+    Holding,
+    /// Nothing: the journal is too far behind.
+    Standing,
+}
+
+/// What came while the disk was behind. Its permits bound it.
+#[derive(Default)]
+struct Deferred {
+    inputs: Vec<Input>,
+    /// Who sent it.
+    connections: HashSet<ConnectionId>,
+}
+
+impl Deferred {
+    /// Keeps an input that must wait for the disk, or for one before it that does; gives back one that need not.
+    fn pass(&mut self, pace: Pace, input: Input) -> Option<Input> {
+        let waits = match (pace, &input) {
+            (_, Input::Journal(_) | Input::Page(_)) => false,
+            (Pace::Standing, _) | (Pace::Holding, Input::Command(_, Command::Publish(_), _)) => true,
+            // What a connection asks is done in its order.
+            (_, Input::Command(from, ..)) => self.connections.contains(from),
+            // Queues come and go ahead of messages, never behind.
+            (_, Input::Connect(..) | Input::Open(..) | Input::Configure(..) | Input::Drop(_)) => {
+                !self.inputs.is_empty() && pace == Pace::Free
+            }
+        };
+        if !waits {
+            return Some(input);
+        }
+        if let Input::Command(from, ..) = &input {
+            self.connections.insert(*from);
+        }
+        self.inputs.push(input);
+        None
+    }
+
+    /// The disk has caught up: all goes on, in order.
+    fn release(&mut self, round: &mut Vec<Input>) {
+        self.connections.clear();
+        round.append(&mut self.inputs);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use broker::record::Span;
+    use broker::shard::Batch;
+
+    use super::*;
+
+    const PUBLISHER: ConnectionId = ConnectionId(1);
+    const CONSUMER: ConnectionId = ConnectionId(2);
+
+    fn publish(from: ConnectionId) -> Input {
+        Input::Command(from, Command::Publish(Batch::default()), None)
+    }
+
+    fn ack(from: ConnectionId) -> Input {
+        Input::Command(from, Command::Settle(vec![(QueueId(1), Span::one(1))]), None)
+    }
+
+    #[test]
+    fn acks_pass_publishers_that_wait_but_not_their_own() {
+        let mut deferred = Deferred::default();
+        let mut passes = |input| deferred.pass(Pace::Holding, input).is_some();
+        assert!(passes(ack(PUBLISHER)));
+        assert!(!passes(publish(PUBLISHER)));
+        assert!(passes(ack(CONSUMER)));
+        assert!(!passes(ack(PUBLISHER)), "it comes after what it published");
+        assert!(passes(Input::Drop(QueueId(1))));
+        let mut round = Vec::new();
+        deferred.release(&mut round);
+        assert_eq!(round.len(), 2);
+        assert!(deferred.pass(Pace::Free, publish(PUBLISHER)).is_some());
+        assert!(deferred.pass(Pace::Standing, ack(CONSUMER)).is_none());
+        assert!(deferred.pass(Pace::Free, ack(CONSUMER)).is_none(), "it comes after the one before");
     }
 }

@@ -24,7 +24,15 @@ struct Broker {
 impl Broker {
     fn start() -> Broker {
         let mut recovery = Recovery::default();
-        recovery.open(QUEUE, Options { label: "queue 'q'".to_owned(), durable: true, auto_delete: false });
+        recovery.open(
+            QUEUE,
+            Options {
+                label: "queue 'q'".to_owned(),
+                durable: true,
+                auto_delete: false,
+                settings: broker::topology::Settings::default(),
+            },
+        );
         let options = store::Options {
             file_size: FILE_SIZE,
             zero_ahead_min: 512,
@@ -42,7 +50,13 @@ impl Broker {
     /// Publishes a message with a body of this size, takes it without ack, and syncs.
     fn pass_through(&mut self, size: usize) {
         let parts = Parts { route: b"\0\x01q", properties: &[0, 0], body: &vec![7; size] };
-        let publish = Publish { messages: parts.to_messages(), persistent: true, route: 0 };
+        let publish = Publish {
+            messages: parts.to_messages(),
+            persistent: true,
+            expires: false,
+            route: 0,
+            confirm: None,
+        };
         let confirms = vec![Confirm { publisher: 1, first: 1, last: 1 }];
         let batch = Batch { routes: vec![Arc::from([QUEUE])], runs: vec![publish], confirms };
         self.ledger.handle(CLIENT, Command::Publish(batch));

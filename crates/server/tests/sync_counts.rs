@@ -128,7 +128,15 @@ impl Broker {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let disk = CountingDisk::default();
         let mut recovery = Recovery::default();
-        recovery.open(QUEUE, Options { label: "queue 'q'".to_owned(), durable: true, auto_delete: false });
+        recovery.open(
+            QUEUE,
+            Options {
+                label: "queue 'q'".to_owned(),
+                durable: true,
+                auto_delete: false,
+                settings: broker::topology::Settings::default(),
+            },
+        );
         let size = 32 << 20;
         let options = store::Options {
             file_size: size,
@@ -178,7 +186,7 @@ impl Broker {
                     Effect::Deliver(delivery) => self.deliveries.push(delivery),
                     Effect::Confirm(Confirm { first, last, .. }) => self.confirmed += last - first + 1,
                     Effect::Reply(_, reply) => assert_eq!(reply.expect("the queue exists"), Reply::Consuming),
-                    Effect::Cancelled(_) => panic!("nobody cancels"),
+                    other => panic!("unexpected: {other:?}"),
                 }
             }
         }
@@ -191,7 +199,13 @@ impl Broker {
             self.published += 1;
             let body = self.published.to_be_bytes();
             let parts = Parts { route: b"\0\x01q", properties: &[0, 0], body: &body };
-            batch.runs.push(Publish { messages: parts.to_messages(), persistent: true, route: 0 });
+            batch.runs.push(Publish {
+                messages: parts.to_messages(),
+                persistent: true,
+                expires: false,
+                route: 0,
+                confirm: None,
+            });
         }
         batch.confirms.push(Confirm { publisher: 1, first, last: self.published });
         self.handle(Command::Publish(batch));
@@ -205,6 +219,7 @@ impl Broker {
             exclusive: false,
             priority: 0,
             prefetch: 0,
+            timeout_ms: None,
             window: Window::default(),
         };
         self.handle(Command::Request(1, Request::Consume(QUEUE, subscription)));
@@ -235,6 +250,8 @@ impl Broker {
                 self.take_effects();
             }
             Progress::Failed(error) => panic!("{error}"),
+            Progress::Full(_) => panic!("a disk with room"),
+            Progress::Idle => panic!("always something to do"),
         }
     }
 }

@@ -38,6 +38,10 @@ pub trait File: Send + Debug {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize>;
     /// Fills `len` bytes from `position` with zeros and reserves their blocks, growing the file.
     fn zero(&mut self, position: u64, len: u64) -> io::Result<()>;
+    /// Reserves blocks for the first `len` bytes of an empty file, which grows to that length.
+    fn reserve(&mut self, len: u64) -> io::Result<()> {
+        self.zero(0, len)
+    }
     /// Makes durable what was written and as much of the metadata as reading it needs (fdatasync).
     fn sync(&mut self) -> io::Result<()>;
     /// The length in bytes.

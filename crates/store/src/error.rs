@@ -21,8 +21,10 @@ pub struct Error {
 pub enum Kind {
     /// The disk failed: stop the node. Nothing that was waiting for it may be confirmed.
     Disk,
-    /// The disk is full: stop the node, make room, start again.
+    /// The disk is full, and nothing was changed: try again when there is room.
     Full,
+    /// The machine is out of descriptors or memory: try again.
+    Busy,
     /// The file was written by a newer version: upgrade.
     Unsupported,
     /// The file is not what it should be (another journal's, or no journal at all): put the right one there.
@@ -32,6 +34,9 @@ pub enum Kind {
     /// The visitor of a recovery refused a record.
     Rejected,
 }
+
+/// ENOMEM, ENFILE and EMFILE.
+const BUSY: [i32; 3] = [12, 23, 24];
 
 impl Error {
     /// An error of `kind` with its explanation.
@@ -43,9 +48,18 @@ impl Error {
     pub(crate) fn io(doing: &str, path: &Path, error: &io::Error) -> Error {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Full,
+            io::ErrorKind::OutOfMemory => Kind::Busy,
+            _ if error.raw_os_error().is_some_and(|code| BUSY.contains(&code)) => Kind::Busy,
             _ => Kind::Disk,
         };
         Error::new(kind, format!("cannot {doing} {}: {error}", path.display()))
+    }
+}
+
+impl Error {
+    /// A sync of `path` that failed, why ever: what it should have made durable may be lost, so it is never tried again.
+    pub(crate) fn sync(path: &Path, error: &io::Error) -> Error {
+        Error { kind: Kind::Disk, ..Error::io("sync", path, error) }
     }
 }
 

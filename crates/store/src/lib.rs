@@ -39,5 +39,10 @@ pub use real::RealDisk;
 pub use recovery::{Damage, Recovered, Torn};
 pub use tail::{Round, Tail};
 
+/// The checksum that all files of this crate use: CRC-32C.
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc_fast::crc32_iscsi(bytes)
+}
+
 #[cfg(test)]
 mod tests;

@@ -100,6 +100,12 @@ impl File for fs::File {
         Ok(())
     }
 
+    fn reserve(&mut self, len: u64) -> io::Result<()> {
+        reserve(self, 0, len)?;
+        // A file system that cannot reserve has said nothing.
+        if self.metadata()?.len() < len { self.zero(0, len) } else { Ok(()) }
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.sync_data()
     }

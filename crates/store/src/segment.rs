@@ -30,10 +30,11 @@ use std::path::Path;
 
 use crate::disk::Disk;
 use crate::error::{Error, Result};
+use crate::header::FILE_HEADER_SIZE;
 
 pub use format::FORMAT_VERSION;
 pub(crate) use format::FileHeader;
-pub use reader::{Chunk, Reader, Run};
+pub use reader::{Chunk, Reader, Run, verify};
 pub use writer::{NewRun, Options, Writer};
 
 /// What a segment's file is called after.
@@ -109,6 +110,13 @@ impl Name {
         };
         // One file has one name: no short form, no capitals, no sign.
         (name.file_name() == file_name).then_some(name)
+    }
+}
+
+impl Extent {
+    /// Whether it begins where the file does: nothing was appended before.
+    pub fn begins_file(&self) -> bool {
+        self.from.offset == FILE_HEADER_SIZE as u64
     }
 }
 

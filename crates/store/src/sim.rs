@@ -5,12 +5,13 @@ mod random;
 mod state;
 
 use std::io;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{Disk, File};
 pub use random::Random;
-use state::{Change, Plan, State};
+use state::{About, Change, State};
 
 /// A disk in memory. Clones are handles of the same disk.
 ///
@@ -70,6 +71,21 @@ pub enum Fault {
     PowerCut,
 }
 
+/// A fault to come.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Which call from now on, from 1.
+    pub nth: u64,
+    /// Only calls of this kind count.
+    pub only: Option<Call>,
+    /// Only calls about files and directories below this count.
+    pub below: Option<PathBuf>,
+    /// What goes wrong.
+    pub fault: Fault,
+    /// With so many calls, one after the other.
+    pub times: u64,
+}
+
 impl SimDisk {
     /// An empty disk.
     pub fn new() -> SimDisk {
@@ -95,13 +111,33 @@ impl SimDisk {
     }
 
     /// Makes the `nth` call from now (from 1) fail; only calls of one kind count if `only` says so.
+    ///
+    /// Whatever else was planned is forgotten.
     pub fn fail(&self, nth: u64, only: Option<Call>, fault: Fault) {
-        self.state().plan = Some(Plan { countdown: nth, only, fault });
+        self.state().plans = vec![Planned { nth, only, below: None, fault, times: 1 }];
+    }
+
+    /// Plans a fault beside others.
+    pub fn plan(&self, planned: Planned) {
+        self.state().plans.push(planned);
+    }
+
+    /// Forgets all faults that were planned.
+    pub fn forgive(&self) {
+        self.state().plans.clear();
     }
 
     /// Whether a planned fault has not happened yet.
     pub fn is_fault_pending(&self) -> bool {
-        self.state().plan.is_some()
+        !self.state().plans.is_empty()
+    }
+
+    /// Reading any of these bytes of a file fails with EIO from now on.
+    pub fn spoil(&self, path: &Path, bytes: Range<u64>) -> io::Result<()> {
+        let mut state = self.state();
+        let inode = state.inode_of(path)?;
+        state.spoil(inode, bytes);
+        Ok(())
     }
 
     /// How often something was called.
@@ -136,7 +172,7 @@ impl Disk for SimDisk {
 
     fn create(&self, path: &Path) -> io::Result<SimFile> {
         let mut state = self.state();
-        let cut = state.enter_whole(Call::Create)?;
+        let cut = state.enter_whole(Call::Create, path)?;
         if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -147,7 +183,7 @@ impl Disk for SimDisk {
 
     fn open(&self, path: &Path) -> io::Result<SimFile> {
         let mut state = self.state();
-        if let Some(fault) = state.enter(Call::Open)? {
+        if let Some(fault) = state.enter(Call::Open, About::Path(path))? {
             return Err(fault.error());
         }
         let inode = state.inode_of(path)?;
@@ -165,7 +201,7 @@ impl Disk for SimDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut state = self.state();
-        if let Some(fault) = state.enter(Call::List)? {
+        if let Some(fault) = state.enter(Call::List, About::Path(dir))? {
             return Err(fault.error());
         }
         if !state.dirs.contains(dir) {
@@ -177,7 +213,7 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
-        let cut = state.enter_whole(Call::Rename)?;
+        let cut = state.enter_whole(Call::Rename, from)?;
         let inode = state.inode_of(from)?;
         state.change(Change::Rename { from: from.to_owned(), to: to.to_owned(), inode });
         cut.map_or(Ok(()), Err)
@@ -185,7 +221,7 @@ impl Disk for SimDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        let cut = state.enter_whole(Call::Remove)?;
+        let cut = state.enter_whole(Call::Remove, path)?;
         let inode = state.inode_of(path)?;
         state.change(Change::Remove { path: path.to_owned(), inode });
         cut.map_or(Ok(()), Err)
@@ -193,7 +229,7 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
-        if let Some(fault) = state.enter(Call::SyncDir)? {
+        if let Some(fault) = state.enter(Call::SyncDir, About::Path(dir))? {
             return Err(fault.error());
         }
         if !state.lies {
@@ -212,7 +248,7 @@ impl SimFile {
 
     fn write(&self, call: Call, position: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state()?;
-        let fault = state.enter(call)?;
+        let fault = state.enter(call, About::Inode(self.inode))?;
         let written = match fault {
             None | Some(Fault::PowerCut) => bytes,
             Some(Fault::Short) => &bytes[..bytes.len() / 2],
@@ -234,8 +270,11 @@ impl File for SimFile {
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut state = self.state()?;
-        if let Some(fault) = state.enter(Call::Read)? {
+        if let Some(fault) = state.enter(Call::Read, About::Inode(self.inode))? {
             return Err(fault.error());
+        }
+        if state.is_spoiled(self.inode, &(position..position + buffer.len() as u64)) {
+            return Err(Fault::Io.error());
         }
         let bytes = state.inode(self.inode).bytes().get(index(position)?..).unwrap_or_default();
         let read = buffer.len().min(bytes.len());
@@ -249,7 +288,7 @@ impl File for SimFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.state()?;
-        let fault = state.enter(Call::Sync)?;
+        let fault = state.enter(Call::Sync, About::Inode(self.inode))?;
         let lies = state.lies;
         let inode = state.inode(self.inode);
         match fault {

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, File};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::files::{Files, Options};
 use crate::format::{Lsn, RECORD_HEADER_SIZE};
 use crate::header::FILE_HEADER_SIZE;
 use crate::recovery::Recovered;
-use crate::tail::Tail;
+use crate::tail::{Round, Tail};
 
 /// A record as a test remembers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Journal<D: Disk> {
     pub tail: Tail,
     /// The half on the disk.
     pub files: Files<D>,
+    /// A round that a full disk refused: it is written before all others.
+    pub refused: Option<Round>,
     /// What opening found.
     pub recovered: Recovered,
     /// What opening visited.
@@ -42,7 +44,7 @@ impl<D: Disk> Journal<D> {
             visited.push(Kept { lsn: record.lsn, kind: record.kind, payload: record.payload.to_vec() });
             Ok(())
         })?;
-        Ok(Journal { tail: Tail::new(recovered.next), files, recovered, visited })
+        Ok(Journal { tail: Tail::new(recovered.next), files, refused: None, recovered, visited })
     }
 
     /// Appends one record.
@@ -52,10 +54,19 @@ impl<D: Disk> Journal<D> {
 
     /// Writes what was appended as one round.
     pub fn write(&mut self) -> Result<()> {
-        let round = self.tail.take();
-        let written = self.files.write(&round);
-        self.tail.give_back(round.into_buffer());
-        written
+        let mut next = self.refused.take().or_else(|| Some(self.tail.take()));
+        while let Some(round) = next {
+            match self.files.write(&round) {
+                Err(error) if error.kind == Kind::Full => {
+                    self.refused = Some(round);
+                    return Err(error);
+                }
+                written => written?,
+            }
+            self.tail.give_back(round.into_buffer());
+            next = Some(self.tail.take()).filter(|round| !round.is_empty());
+        }
+        Ok(())
     }
 
     /// Makes durable what was written.

@@ -11,7 +11,7 @@ use crate::stream::{FILTER_SIZE_MAX, FILTER_SIZE_MIN, age_ms};
 use crate::topology::QueueKind;
 
 /// Ten years: the longest time a queue may be told to wait, in milliseconds.
-pub(super) const DURATION_MS_MAX: i64 = 315_360_000_000;
+pub(crate) const DURATION_MS_MAX: i64 = 315_360_000_000;
 
 /// Highest `x-max-priority`.
 const PRIORITY_MAX: i64 = 255;
@@ -35,7 +35,7 @@ const SEGMENT_SIZE_MAX: i64 = 3_000_000_000;
 
 /// In the order in which RabbitMQ looks at them. Streams know x-max-length, as in LavinMQ. Leader locators are for quorum queues and streams, but clients send them
 /// with classic queues, too.
-const RULES: [Rule; 23] = [
+const RULES: [Rule; 29] = [
     Rule { key: "x-expires", kinds: BOTH, check: expires },
     Rule { key: "x-message-ttl", kinds: BOTH, check: duration },
     Rule { key: "x-dead-letter-exchange", kinds: BOTH, check: string },
@@ -52,6 +52,12 @@ const RULES: [Rule; 23] = [
     Rule { key: "x-single-active-consumer", kinds: BOTH, check: boolean },
     Rule { key: "x-queue-type", kinds: ALL, check: queue_type },
     Rule { key: "x-delivery-limit", kinds: QUORUM, check: delivery_limit },
+    Rule { key: "x-consumer-timeout", kinds: BOTH, check: expires },
+    Rule { key: "x-delayed-retry-type", kinds: QUORUM, check: delayed_retry_type },
+    Rule { key: "x-delayed-retry-min", kinds: QUORUM, check: duration },
+    Rule { key: "x-delayed-retry-max", kinds: QUORUM, check: duration },
+    Rule { key: "x-delayed-retry-backoff", kinds: QUORUM, check: delayed_retry_backoff },
+    Rule { key: "x-delayed-retry-jitter", kinds: QUORUM, check: percent },
     Rule { key: "x-quorum-initial-group-size", kinds: QUORUM, check: positive },
     Rule { key: "x-queue-leader-locator", kinds: ALL, check: leader_locator },
     Rule { key: "x-max-age", kinds: STREAM, check: age },
@@ -84,14 +90,22 @@ pub(super) fn check(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKi
     Ok(kind)
 }
 
+/// Argument that names the type of a queue.
+pub(super) const QUEUE_TYPE: &str = "x-queue-type";
+
 fn read_kind(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKind, Error> {
-    let key = "x-queue-type";
+    let key = QUEUE_TYPE;
     match arguments.get(key).map(|value| (value, value.as_str())) {
         None | Some((_, Some("classic"))) => Ok(QueueKind::Classic),
         Some((_, Some("quorum"))) => Ok(QueueKind::Quorum),
         Some((_, Some("stream"))) => Ok(QueueKind::Stream),
         Some((value, _)) => Err(invalid(queue, key, &queue_type(value).err().unwrap_or_default())),
     }
+}
+
+/// Whether queues of this type, as `x-queue-type` names it, can be declared.
+pub(super) fn is_known_type(name: &str) -> bool {
+    queue_type(Value::from(name)).is_ok()
 }
 
 fn check_one(queue: Subject<'_>, kind: QueueKind, rule: &Rule, value: Value<'_>) -> Result<(), Error> {
@@ -193,6 +207,22 @@ fn overflow(value: Value<'_>) -> Result<(), String> {
 
 fn dead_letter_strategy(value: Value<'_>) -> Result<(), String> {
     one_of(value, &["at-most-once", "at-least-once"], |_| "invalid_dlx_strategy".to_owned())
+}
+
+fn delayed_retry_type(value: Value<'_>) -> Result<(), String> {
+    one_of(value, &["disabled", "all", "failed", "returned"], |_| "invalid_delayed_retry_type".to_owned())
+}
+
+fn delayed_retry_backoff(value: Value<'_>) -> Result<(), String> {
+    one_of(value, &["linear", "exponential"], |_| "invalid_delayed_retry_backoff".to_owned())
+}
+
+fn percent(value: Value<'_>) -> Result<(), String> {
+    natural(value)?;
+    match integer(value)? {
+        number if number > 100 => Err(format!("{{max_value_exceeded,{number}}}")),
+        _ => Ok(()),
+    }
 }
 
 fn queue_mode(value: Value<'_>) -> Result<(), String> {

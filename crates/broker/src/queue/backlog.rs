@@ -96,12 +96,14 @@ impl Backlog {
         if let Some((first, last)) = self.pieces.range_mut(..span.first).next_back()
             && last.persistent == persistent
             && last.extent.segment == extent.segment
-            && (last.extent.to.offset == extent.from.offset || last.extent == extent)
+            && (last.extent.from.offset..=last.extent.to.offset).contains(&extent.from.offset)
             && first + u64::from(last.count) == span.first
             && let Some(count) = last.count.checked_add(span.count)
         {
             last.count = count;
-            last.extent.to = extent.to;
+            if extent.to.offset > last.extent.to.offset {
+                last.extent.to = extent.to;
+            }
             return;
         }
         self.pieces.insert(span.first, Piece { count: span.count, persistent, extent });
@@ -277,4 +279,25 @@ impl Backlog {
 
 fn short(distance: u64) -> u32 {
     u32::try_from(distance).expect("a piece counts with 32 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Spills of a segment, each of several runs.
+    #[test]
+    fn messages_that_follow_each_other_in_a_segment_are_one_piece() {
+        let segment = Segment { number: 1, incarnation: 1 };
+        let place = |spill: u64| Place { offset: 64 + spill * 1000, sequence: 1 + spill * 30 };
+        let mut backlog = Backlog::default();
+        for spill in 0..4 {
+            let extent = Extent { segment, from: place(spill), to: place(spill + 1) };
+            for run in 0..3 {
+                backlog.add(Span { first: 1 + spill * 30 + run * 10, count: 10 }, true, extent);
+            }
+        }
+        backlog.check(BTreeMap::new());
+        assert_eq!((backlog.pieces.len(), backlog.len()), (1, 120));
+    }
 }

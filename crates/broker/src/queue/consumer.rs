@@ -21,6 +21,8 @@ pub struct Subscription {
     pub priority: i32,
     /// How many messages it may hold unacked; 0: any number.
     pub prefetch: u32,
+    /// How long it may hold a message, in milliseconds.
+    pub timeout_ms: Option<u64>,
     /// The limit that all consumers of its channel share.
     pub window: Window,
 }
@@ -63,6 +65,10 @@ pub(crate) struct Consumers {
     all: Slab<Consumer>,
     /// Highest priority first.
     turns: Vec<(i32, VecDeque<Place>)>,
+    /// One consumer gets everything, the others wait for its end.
+    single: bool,
+    /// Which, if `single`.
+    active: Option<Place>,
 }
 
 impl Consumers {
@@ -78,6 +84,25 @@ impl Consumers {
         self.all.iter()
     }
 
+    /// Whether one consumer at a time gets everything.
+    pub(crate) fn set_single(&mut self, single: bool) {
+        self.single = single;
+        self.active = None;
+        self.activate();
+    }
+
+    /// Whether a consumer waits for the end of another one.
+    fn waits(&self, place: Place) -> bool {
+        self.single && self.active != Some(place)
+    }
+
+    /// The first one with the highest priority is active until it ends.
+    fn activate(&mut self) {
+        if self.single && self.active.is_none() {
+            self.active = self.turns.first().and_then(|(_, turn)| turn.front().copied());
+        }
+    }
+
     pub(crate) fn has_exclusive(&self) -> bool {
         self.all.iter().any(|(_, consumer)| consumer.subscription.exclusive)
     }
@@ -89,6 +114,7 @@ impl Consumers {
             Ok(at) => self.turns[at].1.push_back(place),
             Err(at) => self.turns.insert(at, (priority, VecDeque::from([place]))),
         }
+        self.activate();
     }
 
     pub(crate) fn remove(&mut self, place: Place) -> Option<Consumer> {
@@ -97,6 +123,10 @@ impl Consumers {
             turn.retain(|p| *p != place);
         }
         self.turns.retain(|(_, turn)| !turn.is_empty());
+        if self.active == Some(place) {
+            self.active = None;
+            self.activate();
+        }
         Some(consumer)
     }
 
@@ -114,19 +144,23 @@ impl Consumers {
     /// Whether somebody could take a message now.
     pub(crate) fn anyone_free(&self, writable: impl Fn(usize) -> bool) -> bool {
         let has_room = |c: &Consumer| c.subscription.no_ack || !c.subscription.window.is_full();
-        self.all.iter().any(|(_, c)| c.credit() > 0 && writable(c.connection) && has_room(c))
+        let mut all = self.all.iter();
+        all.any(|(place, c)| !self.waits(place) && c.credit() > 0 && writable(c.connection) && has_room(c))
     }
 
     /// Picks who gets the next of `ready` messages, and counts them as held unless no ack is needed. One message at a
     /// time, so that consumers take turns; one that is alone gets as many as it may hold.
     /// `writable` says whether a connection can be given more. The one picked goes to the end of its turn.
     pub(crate) fn pick(&mut self, ready: u32, writable: impl Fn(usize) -> bool) -> Option<Turn> {
-        let Consumers { all, turns } = self;
-        let wanted = if all.len() == 1 { ready } else { 1 };
+        let Consumers { all, turns, single, active } = self;
+        let wanted = if all.len() == 1 || *single { ready } else { 1 };
         for (_, turn) in turns {
             for _ in 0..turn.len() {
                 let place = turn[0];
                 turn.rotate_left(1);
+                if *single && *active != Some(place) {
+                    continue;
+                }
                 let consumer = &mut all[place];
                 let credit = consumer.credit().min(wanted);
                 if credit == 0 || !writable(consumer.connection) {
@@ -143,6 +177,12 @@ impl Consumers {
             }
         }
         None
+    }
+
+    /// The consumer at `place`, if it is still the one with that number.
+    pub(crate) fn find_at(&self, place: Place, connection: usize, number: u32) -> Option<&Consumer> {
+        let consumer = self.all.get(place)?;
+        (consumer.connection == connection && consumer.subscription.consumer == number).then_some(consumer)
     }
 
     /// The consumer at `place`.

@@ -5,24 +5,29 @@
 
 mod backlog;
 mod consumer;
+mod extras;
+mod limits;
 mod paging;
+mod returns;
+mod run;
 mod runs;
+mod times;
 
 pub use consumer::Subscription;
 pub(crate) use consumer::{Consumer, Consumers, Place, Turn};
 pub(crate) use paging::to_page;
+pub(crate) use run::{Logged, Run, Stored};
+pub use times::Mark;
 
 use crate::id::QueueId;
 use crate::message::Messages;
-use crate::page::Segment;
-use crate::record::{Position, Span, tidy};
+use crate::record::{Span, tidy};
 use crate::sequence::{Sequence, Stretch};
 use crate::shard::Delivery;
+use crate::topology::Settings;
 use backlog::Backlog;
+use extras::Extras;
 pub(crate) use runs::Runs;
-
-/// What a message takes in memory beside its bytes: its share of a buffer's and a run's bookkeeping.
-const MESSAGE_OVERHEAD: u64 = 32;
 
 /// What a shard must know of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,75 +38,18 @@ pub struct Options {
     pub durable: bool,
     /// It goes with its last consumer.
     pub auto_delete: bool,
+    /// What its arguments and policies say.
+    pub settings: Settings,
 }
 
 impl Options {
     /// A volatile queue for direct reply-to. Clients know its address and not its name.
     pub fn of_reply_queue() -> Options {
-        Options { label: "reply queue".to_owned(), durable: false, auto_delete: true }
-    }
-}
-
-/// Where messages are that survive a restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stored {
-    /// In the log, written one after the other.
-    Log(Logged),
-    /// In a segment.
-    Segment(Segment),
-}
-
-/// Where the log holds messages that were written one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Logged {
-    /// Position of the first record that was written together with theirs.
-    pub(crate) position: Position,
-    /// How many were written from there to the first of these: with the position it names a message.
-    pub(crate) nth: u32,
-    /// Queues that share each record.
-    pub(crate) targets: u32,
-    /// Bytes of records per message, beside the message.
-    pub(crate) overhead: u32,
-}
-
-/// Messages of a queue whose sequence numbers follow each other and that share everything else.
-#[derive(Clone, Debug)]
-pub(crate) struct Run {
-    pub(crate) messages: Messages,
-    /// `None`: they are in memory only.
-    pub(crate) stored: Option<Stored>,
-    pub(crate) redelivered: bool,
-}
-
-impl Stretch for Run {
-    fn count(&self) -> u32 {
-        self.messages.count()
-    }
-
-    fn split_to(&mut self, count: u32) -> Run {
-        let first = Run { messages: self.messages.split_to(count), ..*self };
-        if let Some(Stored::Log(logged)) = &mut self.stored {
-            logged.nth += count;
-        }
-        first
-    }
-
-    fn stays(&mut self) {
-        self.messages.move_out();
-    }
-}
-
-impl Run {
-    /// Bytes of memory.
-    pub(crate) fn weight(&self) -> u64 {
-        self.messages.size() as u64 + u64::from(self.messages.count()) * MESSAGE_OVERHEAD
-    }
-
-    /// Where the log holds them, if it does.
-    pub(crate) fn logged(&self) -> Option<Logged> {
-        match self.stored {
-            Some(Stored::Log(logged)) => Some(logged),
-            Some(Stored::Segment(_)) | None => None,
+        Options {
+            label: "reply queue".to_owned(),
+            durable: false,
+            auto_delete: true,
+            settings: Settings::default(),
         }
     }
 }
@@ -114,6 +62,8 @@ pub(crate) struct Holder {
     pub(crate) channel: u16,
     /// Place and number; `None` when basic.get took it.
     pub(crate) consumer: Option<(Place, u32)>,
+    /// Since when, in milliseconds since 1970.
+    pub(crate) since: u64,
 }
 
 #[derive(Debug)]
@@ -159,6 +109,7 @@ pub(crate) struct Queue {
     delivered_logged: u64,
     /// Stored messages settled in this round, not yet in the log.
     settled: Vec<Span>,
+    extras: Option<Box<Extras>>,
 }
 
 impl Queue {
@@ -177,6 +128,7 @@ impl Queue {
             delivered: 0,
             delivered_logged: 0,
             settled: Vec::new(),
+            extras: None,
         }
     }
 
@@ -190,11 +142,8 @@ impl Queue {
 
     /// Messages that wait for a consumer.
     pub(crate) fn ready_len(&self) -> usize {
-        self.front.len() + self.backlog.len() + self.behind.len()
-    }
-
-    pub(crate) fn unacked_len(&self) -> usize {
-        self.unacked.len()
+        let urgent = if self.extras.is_some() { self.levels().map(Runs::len).sum() } else { 0 };
+        urgent + self.front.len() + self.backlog.len() + self.behind.len()
     }
 
     /// The first of the numbers that the next `count` messages get.
@@ -210,6 +159,14 @@ impl Queue {
     }
 
     pub(crate) fn enqueue(&mut self, first: u64, run: Run) {
+        if self.extras.is_some() && self.has_levels() {
+            return self.enqueue_by_priority(first, run);
+        }
+        self.enqueue_last(first, run);
+    }
+
+    /// Puts messages of the lowest priority into their place.
+    fn enqueue_last(&mut self, first: u64, run: Run) {
         if self.backlog.first().is_some_and(|boundary| boundary < first) {
             self.behind.insert(first, run);
         } else {
@@ -218,8 +175,8 @@ impl Queue {
     }
 
     /// How many messages the next delivery can carry; `None` when none waits in memory.
-    pub(crate) fn next_run_len(&self) -> Option<u32> {
-        self.front.first().map(|(_, run)| run.count())
+    pub(crate) fn next_run_len(&mut self) -> Option<u32> {
+        self.head().first().map(|(_, run)| run.count())
     }
 
     /// Gives the next messages to a consumer; its connection and what it gets. What needs no ack is settled.
@@ -227,6 +184,7 @@ impl Queue {
         &mut self,
         id: QueueId,
         turn: Turn,
+        now: u64,
         gone: impl FnOnce(&Run),
     ) -> Option<(usize, Delivery)> {
         let consumer = self.consumers.get(turn.place);
@@ -237,26 +195,65 @@ impl Queue {
             gone(&taken.1);
             taken
         } else {
-            self.lend(Holder { connection, channel, consumer: Some((turn.place, number)) }, turn.count)?
+            let consumer = Some((turn.place, number));
+            self.lend(Holder { connection, channel, consumer, since: now }, turn.count)?
         };
-        let Run { messages, redelivered, .. } = run;
-        Some((connection, Delivery { consumer: number, queue: id, first, redelivered, messages }))
+        let Run { messages, redelivered, returns, .. } = run;
+        Some((connection, Delivery { consumer: number, queue: id, first, redelivered, returns, messages }))
     }
 
     /// Takes the next messages, at most `count_max`, out of the queue for good.
     pub(crate) fn take(&mut self, count_max: u32) -> Option<(u64, Run)> {
-        let (first, run) = self.front.pop_first(count_max)?;
-        self.note_delivery(first, &run);
+        let (first, run) = self.pop_ready(count_max)?;
         self.note_settled(first, &run);
         Some((first, run))
     }
 
     /// Gives the next messages, at most `count_max`, to `holder`, who will settle them or give them back.
     pub(crate) fn lend(&mut self, holder: Holder, count_max: u32) -> Option<(u64, Run)> {
-        let (first, run) = self.front.pop_first(count_max)?;
-        self.note_delivery(first, &run);
+        let (first, run) = self.pop_ready(count_max)?;
         self.unacked.insert(first, Unacked { run: run.clone(), holder });
         Some((first, run))
+    }
+
+    fn pop_ready(&mut self, count_max: u32) -> Option<(u64, Run)> {
+        let (first, run) = self.head().pop_first(count_max)?;
+        if self.extras.is_some() {
+            self.count_taken(&run);
+        }
+        self.note_delivery(first, &run);
+        Some((first, run))
+    }
+
+    /// Messages that left what waits go to `holder`, who will settle them: no consumer saw them.
+    pub(crate) fn lend_taken(&mut self, holder: Holder, first: u64, run: Run) {
+        self.unacked.insert(first, Unacked { run, holder });
+    }
+
+    /// Messages that left what waits leave the queue.
+    pub(crate) fn settle_taken(&mut self, first: u64, run: &Run) {
+        self.note_settled(first, run);
+    }
+
+    /// What a connection holds of a span passes to another holder; `passed` hears of it.
+    pub(crate) fn pass_on(
+        &mut self,
+        connection: usize,
+        span: Span,
+        to: Holder,
+        mut passed: impl FnMut(u64, &Run),
+    ) {
+        let Queue { unacked, consumers, .. } = self;
+        let mut taken = Vec::new();
+        let of_it = |unacked: &Unacked| unacked.holder.connection == connection;
+        unacked.remove(span.first, last(span), of_it, |first, unacked| {
+            release(consumers, &unacked);
+            taken.push((first, unacked.run));
+        });
+        taken.iter().for_each(|(first, run)| passed(*first, run));
+        for (first, run) in taken.into_iter().rev() {
+            self.unacked.insert(first, Unacked { run, holder: to });
+        }
     }
 
     /// The holder is done with messages: they leave the queue. Those that this connection does not hold stay.
@@ -275,7 +272,9 @@ impl Queue {
     }
 
     /// The holder gives messages back, to their old places.
-    pub(crate) fn requeue(&mut self, connection: usize, span: Span) {
+    ///
+    /// What was given back too often is returned, and is in no place any more.
+    pub(crate) fn requeue(&mut self, connection: usize, span: Span, now: u64) -> Vec<(u64, Run)> {
         let Queue { unacked, consumers, .. } = self;
         let mut taken = Vec::new();
         let of_it = |unacked: &Unacked| unacked.holder.connection == connection;
@@ -283,31 +282,48 @@ impl Queue {
             release(consumers, &unacked);
             taken.push((first, unacked.run));
         });
-        self.put_back(taken);
+        self.put_back(taken, now)
     }
 
-    /// Takes back all that a connection, or one channel of it, holds.
-    pub(crate) fn requeue_all(&mut self, connection: usize, channel: Option<u16>) {
+    /// Takes back all that a connection, or one channel of it, holds. See `requeue`.
+    pub(crate) fn requeue_all(
+        &mut self,
+        connection: usize,
+        channel: Option<u16>,
+        now: u64,
+    ) -> Vec<(u64, Run)> {
         let of_it =
             |holder: Holder| holder.connection == connection && channel.is_none_or(|c| c == holder.channel);
         let taken = self.unacked.extract(|unacked| of_it(unacked.holder));
-        self.put_back(taken.into_iter().map(|(first, unacked)| (first, unacked.run)).collect());
+        self.put_back(taken.into_iter().map(|(first, unacked)| (first, unacked.run)).collect(), now)
     }
 
     /// The highest first, so that each is put in front of the one before.
-    fn put_back(&mut self, taken: Vec<(u64, Run)>) {
+    fn put_back(&mut self, taken: Vec<(u64, Run)>, now: u64) -> Vec<(u64, Run)> {
+        let mut too_often = Vec::new();
         for (first, run) in taken.into_iter().rev() {
-            self.enqueue(first, Run { redelivered: true, ..run });
+            let run = Run { redelivered: true, ..run };
+            if self.extras.is_some() {
+                too_often.extend(self.put_back_counted(first, run, now));
+            } else {
+                self.enqueue(first, run);
+            }
         }
+        too_often.reverse();
+        too_often
     }
 
     /// Empties the queue of what waits; what is unacked stays. `gone` hears of what was in memory. How many there were.
     pub(crate) fn purge(&mut self, mut gone: impl FnMut(&Run)) -> usize {
         let count = self.ready_len();
         self.drop_backlog();
-        while let Some((first, run)) =
-            self.front.pop_first(u32::MAX).or_else(|| self.behind.pop_first(u32::MAX))
+        while let Some((first, run)) = (self.head().pop_first(u32::MAX))
+            .or_else(|| self.behind.pop_first(u32::MAX))
+            .or_else(|| self.pop_delayed())
         {
+            if self.extras.is_some() {
+                self.count_taken(&run);
+            }
             self.note_settled(first, &run);
             gone(&run);
         }
@@ -316,8 +332,16 @@ impl Queue {
 
     /// Recovery: settled messages are gone.
     pub(crate) fn forget(&mut self, span: Span, mut gone: impl FnMut(&Run)) {
-        self.front.remove(span.first, last(span), |_, run| gone(&run));
-        self.behind.remove(span.first, last(span), |_, run| gone(&run));
+        let mut forgotten = Vec::new();
+        for runs in Queue::levels_mut(&mut self.extras).chain([&mut self.front, &mut self.behind]) {
+            runs.remove(span.first, last(span), |_, run| forgotten.push(run));
+        }
+        for run in forgotten {
+            if self.extras.is_some() {
+                self.count_taken(&run);
+            }
+            gone(&run);
+        }
         self.forget_backlog(span);
     }
 
@@ -331,8 +355,9 @@ impl Queue {
     pub(crate) fn flag_redelivered(&mut self) {
         self.flagged = self.delivered;
         self.backlog.forget_dead();
-        self.front.flag_redelivered(self.delivered);
-        self.behind.flag_redelivered(self.delivered);
+        for runs in Queue::levels_mut(&mut self.extras).chain([&mut self.front, &mut self.behind]) {
+            runs.flag_redelivered(self.delivered);
+        }
     }
 
     /// Stored messages that were settled since the last call.
@@ -357,13 +382,21 @@ impl Queue {
     /// All messages in memory, waiting and unacked.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, &Run)> {
         let unacked = self.unacked.iter().map(|(first, unacked)| (first, &unacked.run));
-        self.front.iter().chain(self.behind.iter()).chain(unacked)
+        self.ready().chain(self.delayed()).chain(unacked)
+    }
+
+    /// All messages in memory that wait.
+    fn ready(&self) -> impl Iterator<Item = (u64, &Run)> {
+        self.levels().chain([&self.front, &self.behind]).flat_map(Runs::iter)
     }
 
     /// The same, to change where the log holds them.
     pub(crate) fn runs_mut(&mut self) -> impl Iterator<Item = (u64, &mut Run)> {
-        let unacked = self.unacked.iter_mut().map(|(first, unacked)| (first, &mut unacked.run));
-        self.front.iter_mut().chain(self.behind.iter_mut()).chain(unacked)
+        let Queue { front, behind, unacked, extras, .. } = self;
+        let unacked = unacked.iter_mut().map(|(first, unacked)| (first, &mut unacked.run));
+        let waiting = front.iter_mut().chain(behind.iter_mut()).chain(unacked);
+        let more = extras.iter_mut().flat_map(|extras| extras.runs_mut());
+        waiting.chain(more)
     }
 
     fn note_delivery(&mut self, first: u64, run: &Run) {
@@ -397,6 +430,7 @@ impl Queue {
             }
         }
         self.check_backlog();
+        self.check_extras();
         for (place, consumer) in self.consumers.iter() {
             let held = self.unacked.iter().filter(|(_, unacked)| {
                 let of_it = unacked.holder.consumer == Some((place, consumer.subscription.consumer));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::backlog::Spill;
 use super::{Queue, Run, Stored, push_settled};
-use crate::page::{self, Extent, Limits, Place, REDELIVERED, Segment, TRANSIENT};
+use crate::page::{self, Extent, Limits, Place, REDELIVERED, RETURNS_SHIFT, Segment, TRANSIENT};
 use crate::record::{Position, Span, tidy};
 use crate::sequence::Stretch;
 
@@ -12,7 +12,13 @@ impl Queue {
     /// Whether there is anything to move, or on the move.
     #[inline]
     pub(crate) fn needs_paging(&self, limits: &Limits) -> bool {
-        self.front.bytes() > limits.queue || !self.backlog.is_idle()
+        (self.front.bytes() > limits.queue && self.may_spill()) || !self.backlog.is_idle()
+    }
+
+    /// Priorities and bytes are known of what is in memory only.
+    fn may_spill(&self) -> bool {
+        let settings = &self.options.settings;
+        settings.max_priority.is_none() && settings.max_length_bytes.is_none()
     }
 
     /// Messages wait that must be read first.
@@ -35,7 +41,12 @@ impl Queue {
 
     /// Bytes of the spill that is on its way.
     pub(crate) fn spilling_bytes(&self) -> u64 {
-        self.backlog.spill.as_ref().map_or(0, |spill| spill.bytes)
+        self.on_its_way().map_or(0, |(_, bytes)| bytes)
+    }
+
+    /// The token of the spill that is on its way, and its bytes.
+    pub(crate) fn on_its_way(&self) -> Option<(u64, u64)> {
+        self.backlog.spill.as_ref().map(|spill| (spill.token, spill.bytes))
     }
 
     pub(crate) fn is_reading(&self) -> bool {
@@ -44,7 +55,7 @@ impl Queue {
 
     /// What is to be spilled now; nothing while a spill is on its way.
     pub(crate) fn plan_spill(&mut self, limits: &Limits) -> Vec<(u64, Run)> {
-        if self.is_spilling() {
+        if self.is_spilling() || !self.may_spill() {
             return Vec::new();
         }
         if self.behind.bytes() >= limits.tail
@@ -136,8 +147,17 @@ impl Queue {
             return 0;
         };
         let segment = extent.segment;
+        let mut wanted: Vec<(u64, Run)> = Vec::new();
         for run in runs {
-            for (first, run) in self.wanted_of(run, segment) {
+            wanted.extend(self.wanted_of(run, segment));
+        }
+        let size: usize = wanted.iter().map(|(_, run)| run.messages.size()).sum();
+        for (first, mut run) in wanted {
+            // Few messages of a window must not keep all of it.
+            if size < run.messages.buffer_size() / 8 {
+                run.messages.move_out();
+            }
+            for (first, run) in self.with_returns(first, run) {
                 come(&run);
                 self.enqueue(first, run);
             }
@@ -184,7 +204,8 @@ impl Queue {
             }
             let stored = persistent.then_some(Stored::Segment(segment));
             let redelivered = old || flags & REDELIVERED != 0;
-            wanted.push((span.first, Run { messages: part, stored, redelivered }));
+            let returns = u16::try_from(flags >> RETURNS_SHIFT).unwrap_or(u16::MAX);
+            wanted.push((span.first, Run { messages: part, stored, redelivered, returns }));
         }
         wanted
     }
@@ -295,7 +316,7 @@ impl Queue {
     }
 
     /// The boundary has moved: what is below it is in front, what is above is behind.
-    fn rearrange(&mut self) {
+    pub(super) fn rearrange(&mut self) {
         let boundary = self.backlog.first().unwrap_or(u64::MAX);
         while let Some((first, run)) = self.behind.first().filter(|(first, _)| *first < boundary) {
             let count = run.count();
@@ -305,8 +326,10 @@ impl Queue {
             }
         }
         if boundary < u64::MAX {
-            let behind = &mut self.behind;
-            self.front.remove(boundary, u64::MAX, |first, run| behind.insert(first, run));
+            let mut above = Vec::new();
+            self.front.remove(boundary, u64::MAX, |first, run| above.push((first, run)));
+            // The highest first: each is put in front of the one before, at the end where that is cheap.
+            above.into_iter().rev().for_each(|(first, run)| self.behind.insert(first, run));
         }
     }
 
@@ -341,7 +364,8 @@ impl Queue {
 pub(crate) fn to_page((first, run): (u64, Run)) -> page::Run {
     let transient = if run.stored.is_none() { TRANSIENT } else { 0 };
     let redelivered = if run.redelivered { REDELIVERED } else { 0 };
-    page::Run { first, flags: transient | redelivered, messages: run.messages }
+    let returns = u32::from(run.returns) << RETURNS_SHIFT;
+    page::Run { first, flags: transient | redelivered | returns, messages: run.messages }
 }
 
 fn short(distance: u64) -> u32 {

@@ -1,8 +1,8 @@
 //! From queues to consumers, and back.
 
-use super::{Effect, Notice, Shard};
+use super::{Effect, Notice, Reason, Shard};
 use crate::id::{ConnectionId, QueueId};
-use crate::queue::Place;
+use crate::queue::{Place, Queue};
 use crate::record::{self, Log, Span};
 use crate::sequence::Stretch;
 
@@ -15,7 +15,10 @@ const BUSY_SETTLED: u32 = 64;
 impl Shard {
     /// Hands out what waits in a queue to consumers that can take it.
     pub(super) fn dispatch(&mut self, id: QueueId) {
-        let Shard { queues, outbox, usage, progressed, congested, .. } = self;
+        if self.queues.get(&id).is_some_and(Queue::has_extras) {
+            self.before_dispatch(id);
+        }
+        let Shard { queues, outbox, usage, progressed, congested, now, .. } = self;
         let Some(queue) = queues.get_mut(&id).filter(|queue| !queue.closing) else {
             return;
         };
@@ -24,7 +27,8 @@ impl Shard {
                 *congested |= *progressed && queue.ready_len() > CONGESTED_LEN;
                 return;
             };
-            let Some((connection, delivery)) = queue.hand_out(id, turn, |settled| usage.remove(settled))
+            let Some((connection, delivery)) =
+                queue.hand_out(id, turn, *now, |settled| usage.remove(settled))
             else {
                 return;
             };
@@ -74,8 +78,22 @@ impl Shard {
         };
         for (id, span) in messages {
             if let Some(queue) = self.queues.get_mut(id) {
-                queue.requeue(connection, *span);
+                let too_often = queue.requeue(connection, *span, self.now);
                 queue.touch(&mut self.touched, *id);
+                for (first, run) in too_often {
+                    self.dead_letter(*id, Reason::DeliveryLimit, first, run);
+                }
+            }
+        }
+    }
+
+    /// What a channel holds counts as just given to it.
+    pub(super) fn extend(&mut self, from: ConnectionId, channel: u16) {
+        let Some(connection) = self.outbox.find(from) else { return };
+        let queues = self.outbox.get_mut(connection).map(|c| c.queues.clone()).unwrap_or_default();
+        for id in queues {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.extend(connection, channel, self.now);
             }
         }
     }
@@ -115,7 +133,10 @@ impl Shard {
                 .filter(|(_, c)| c.connection == connection && of_it(c.subscription.channel))
                 .map(|(place, _)| place)
                 .collect();
-            queue.requeue_all(connection, channel);
+            let too_often = queue.requeue_all(connection, channel, self.now);
+            for (first, run) in too_often {
+                self.dead_letter(id, Reason::DeliveryLimit, first, run);
+            }
             self.remove_consumers(id, &gone);
             self.touch(id);
         }

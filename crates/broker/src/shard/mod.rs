@@ -10,6 +10,7 @@
 //! Before the first round of a restart: `open` every durable queue, `recover` every record of the log, `recovered`.
 //! Live commands and recovery change a queue through the same methods.
 
+mod care;
 mod dispatch;
 mod outbox;
 mod paging;
@@ -19,7 +20,7 @@ mod request;
 mod streams;
 mod usage;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -31,6 +32,7 @@ use crate::queue::{Options, Queue, Subscription};
 use crate::record::{Log, Position, Span};
 use crate::stream::{self, Reading};
 use outbox::Outbox;
+pub use outbox::weight;
 use paging::Paging;
 use streams::Streams;
 use usage::Usage;
@@ -64,8 +66,12 @@ pub struct Publish {
     pub messages: Messages,
     /// They must survive a restart, in queues that do.
     pub persistent: bool,
+    /// Some of them have their own time to live.
+    pub expires: bool,
     /// Which of the batch's routes they take.
     pub route: usize,
+    /// Publisher and number, if it is one message whose publisher wants to hear if a queue refuses it.
+    pub confirm: Option<(u32, u64)>,
 }
 
 /// What a session asks of a shard without waiting for an answer, or with one.
@@ -79,6 +85,10 @@ pub enum Command {
     Credit(Vec<(QueueId, u32, Span)>),
     /// Messages that this connection holds go back to their places.
     Requeue(Vec<(QueueId, Span)>),
+    /// Messages that this connection holds are not wanted: they leave their queue for its dead-letter exchange.
+    Reject(Vec<(QueueId, Span)>),
+    /// What this channel holds it may hold for as long as if it had just come.
+    Extend(u16),
     /// So many bytes of deliveries have been written to the socket.
     Written(usize),
     /// The window of this channel has room again: consumers that stopped because of it go on.
@@ -163,8 +173,36 @@ pub struct Delivery {
     pub first: u64,
     /// They may have been delivered before.
     pub redelivered: bool,
+    /// How often they came back, in queues that count it.
+    pub returns: u16,
     /// The messages.
     pub messages: Messages,
+}
+
+/// Messages for another place. Whoever takes them there settles them when they have arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Where they come from.
+    pub queue: QueueId,
+    /// The number of the first one there; `None`: they never were in it.
+    pub first: Option<u64>,
+    /// Why they go.
+    pub reason: Reason,
+    /// The messages.
+    pub messages: Messages,
+}
+
+/// Why messages leave a queue without being consumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A consumer does not want them.
+    Rejected,
+    /// They waited for too long.
+    Expired,
+    /// The queue is full.
+    MaxLen,
+    /// They came back too often.
+    DeliveryLimit,
 }
 
 /// What happens at a connection because of what happened in the shard.
@@ -174,6 +212,12 @@ pub enum Effect {
     Deliver(Delivery),
     /// Messages with these confirm numbers are safe.
     Confirm(Confirm),
+    /// A queue has refused messages with these confirm numbers.
+    Refused(Confirm),
+    /// Take messages to another place: for the forwarder.
+    Forward(Forward),
+    /// This consumer has held a message for longer than so many milliseconds, as long as it may.
+    TimedOut(u32, u64),
     /// The answer to a request.
     Reply(u64, Result<Reply, Error>),
     /// The queue of this consumer is gone, and so is the consumer.
@@ -227,6 +271,14 @@ pub struct Shard {
     congested: bool,
     last_append: Option<Position>,
     committed: Position,
+    /// A queue has refused the messages that are being published.
+    refused: bool,
+    /// Milliseconds since 1970, as of the beginning of the round.
+    now: u64,
+    /// When queues want to be looked at.
+    deadlines: BTreeSet<(u64, QueueId)>,
+    /// When to look for consumers that hold messages for too long.
+    timeouts_at: Option<u64>,
     scratch: Vec<u8>,
     targets: Vec<(QueueId, u64)>,
 }
@@ -234,10 +286,15 @@ pub struct Shard {
 impl Shard {
     /// Starts to serve a queue. Messages reach it from now on.
     pub fn open(&mut self, queue: QueueId, served: impl Into<Served>) {
-        match served.into() {
-            Served::Queue(options) => drop(self.queues.insert(queue, Queue::new(options))),
-            Served::Stream(options) => self.streams.open(queue, options),
-        }
+        let options = match served.into() {
+            Served::Queue(options) => options,
+            Served::Stream(options) => return self.streams.open(queue, options),
+        };
+        let settings = options.settings.clone();
+        let mut opened = Queue::new(options);
+        opened.configure(settings, self.now);
+        self.queues.insert(queue, opened);
+        self.touch(queue);
     }
 
     /// A queue is deleted: its messages go, its consumers are told.
@@ -245,6 +302,9 @@ impl Shard {
         if let Some(dropped) = self.queues.remove(&queue) {
             dropped.runs().for_each(|(_, run)| self.usage.remove(run));
             self.paging.dropped(queue, &dropped);
+            if let Some(at) = dropped.deadline_was() {
+                self.deadlines.remove(&(at, queue));
+            }
             for (_, consumer) in dropped.consumers.iter() {
                 self.outbox.push_at(consumer.connection, Effect::Cancelled(consumer.subscription.consumer));
             }
@@ -263,6 +323,8 @@ impl Shard {
             Command::Settle(messages) => self.settle(from, &messages),
             Command::Credit(messages) => self.credit(from, &messages),
             Command::Requeue(messages) => self.requeue(from, &messages),
+            Command::Reject(messages) => self.reject(from, &messages),
+            Command::Extend(channel) => self.extend(from, channel),
             Command::Written(bytes) => self.written(from, bytes),
             Command::Resume => self.touch_queues_of(from),
             Command::OpenReplyQueue(queue) => self.open(queue, Options::of_reply_queue()),
@@ -275,16 +337,27 @@ impl Shard {
     /// Ends a round: makes deliveries, and logs what the round settled.
     pub fn finish_round(&mut self, log: &mut impl Log) {
         self.congested = false;
-        let mut touched = std::mem::take(&mut self.touched);
-        for id in touched.drain(..) {
+        let mut at = 0;
+        // Serving one who waited may touch queues again.
+        while let Some(id) = self.touched.get(at).copied() {
+            at += 1;
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.touched = false;
             }
             self.dispatch(id);
+            let has_extras = self.queues.get(&id).is_some_and(Queue::has_extras);
+            if has_extras {
+                self.after_dispatch(id);
+            }
+            // A message that came back may be what they wait for.
+            self.serve_waiting(id);
+            if has_extras {
+                self.log_returns(id, log);
+            }
             self.log_outcomes(id, log);
             self.page(id);
         }
-        self.touched = touched;
+        self.touched.clear();
         self.finish_streams(log);
         self.progressed = false;
     }

@@ -7,6 +7,7 @@ use slab::Slab;
 
 use super::{Delivery, Effect};
 use crate::id::{ConnectionId, QueueId};
+use crate::message::Messages;
 use crate::record::Position;
 
 /// Bytes of deliveries that may be on their way to a connection and not yet written to its socket. A client that does
@@ -16,10 +17,15 @@ pub(super) const UNWRITTEN_MAX: usize = 1 << 20;
 /// What a delivery counts beside its message, bytes.
 const DELIVERY_OVERHEAD: usize = 64;
 
+/// About how many bytes messages will take on the wire: what to report as written.
+pub fn weight(messages: &Messages) -> usize {
+    messages.size() + messages.count() as usize * DELIVERY_OVERHEAD
+}
+
 impl Delivery {
-    /// About how many bytes it will take on the wire: what to report as written.
+    /// See [`weight`].
     pub fn weight(&self) -> usize {
-        self.messages.size() + self.messages.count() as usize * DELIVERY_OVERHEAD
+        weight(&self.messages)
     }
 }
 
@@ -95,8 +101,10 @@ impl Outbox {
         let Some(connection) = self.connections.get_mut(place) else {
             return;
         };
-        if let Effect::Deliver(delivery) = &effect {
-            connection.unwritten += delivery.weight();
+        match &effect {
+            Effect::Deliver(delivery) => connection.unwritten += delivery.weight(),
+            Effect::Forward(forward) => connection.unwritten += weight(&forward.messages),
+            _ => {}
         }
         if connection.effects.is_empty() {
             self.ready.push_back(place);

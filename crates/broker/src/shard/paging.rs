@@ -1,6 +1,6 @@
 //! What moves between memory and the segments of a disk, and who waits for it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Effect, Shard};
 use crate::id::{ConnectionId, QueueId};
@@ -15,6 +15,8 @@ pub(super) struct Paging {
     pub(super) last_token: u64,
     /// Bytes of all spills that are on their way.
     in_flight: u64,
+    /// Those of queues that are gone, by their tokens: until they are answered, the pager keeps them in memory.
+    abandoned: BTreeMap<u64, u64>,
     /// Queues that would spill if fewer bytes were.
     wanting: BTreeSet<QueueId>,
     /// Queues that hold publishers back.
@@ -67,6 +69,7 @@ impl Shard {
             Answer::Spilled { queue, token, extent } => self.spilled(queue, token, extent, log),
             Answer::Refused { queue, token } => {
                 self.paging.refused = true;
+                self.paging.forget_abandoned(token);
                 if let Some(spilling) = self.queues.get_mut(&queue) {
                     self.paging.in_flight -= spilling.spill_failed(token);
                     self.touch(queue);
@@ -84,18 +87,21 @@ impl Shard {
 
     fn spilled(&mut self, id: QueueId, token: u64, extent: Extent, log: &mut impl Log) {
         let Shard { queues, usage, paging, .. } = self;
-        let Some(queue) = queues.get_mut(&id) else {
-            paging.orders.push_back(Order::Remove { queue: id, segment: extent.segment });
-            return;
-        };
-        let (bytes, spans) = queue.spilled(token, extent, &paging.limits, |run| usage.remove(run));
-        paging.in_flight -= bytes;
-        if !spans.is_empty() {
-            let position = record::append_spilled(log, &mut self.scratch, id, &extent, &spans);
-            queue.recorded(extent.segment, position);
-            self.append_at(position);
+        paging.forget_abandoned(token);
+        match queues.get_mut(&id) {
+            None => paging.orders.push_back(Order::Remove { queue: id, segment: extent.segment }),
+            Some(queue) => {
+                let (bytes, spans) = queue.spilled(token, extent, &paging.limits, |run| usage.remove(run));
+                paging.in_flight -= bytes;
+                // A log that never says anything could not be told from one that was lost with all it said.
+                if !spans.is_empty() || self.last_append.is_none() {
+                    let (first, last) = record::append_spilled(log, &mut self.scratch, id, &extent, &spans);
+                    queue.recorded(extent.segment, first);
+                    self.append_at(last);
+                }
+                self.touch(id);
+            }
         }
-        self.touch(id);
         std::mem::take(&mut self.paging.wanting).into_iter().for_each(|id| self.touch(id));
     }
 
@@ -109,11 +115,11 @@ impl Shard {
 
     /// Moves what is too much of a queue to the disk, and what will soon be wanted back.
     pub(super) fn page(&mut self, id: QueueId) {
-        let Shard { queues, paging, .. } = self;
+        let Shard { queues, paging, now, .. } = self;
         let Some(queue) = queues.get_mut(&id) else { return };
         if queue.needs_paging(&paging.limits) || paging.holding.contains(&id) {
             paging.spill(id, queue);
-            paging.read(id, queue);
+            paging.read(id, queue, *now);
         }
     }
 
@@ -171,7 +177,8 @@ impl Shard {
 
     pub(super) fn check_paging(&self) {
         let in_flight: u64 = self.queues.values().map(Queue::spilling_bytes).sum();
-        assert_eq!(self.paging.in_flight, in_flight, "bytes of spills on their way");
+        let abandoned: u64 = self.paging.abandoned.values().sum();
+        assert_eq!(self.paging.in_flight, in_flight + abandoned, "bytes of spills on their way");
         let waits = |get: &Get| self.queues.get(&get.queue).is_some_and(Queue::is_reading);
         assert!(self.paging.gets.iter().all(waits), "who waits, waits for a read");
     }
@@ -180,10 +187,15 @@ impl Shard {
 impl Paging {
     /// A queue is gone: so are its segments, but for the one of a spill that is on its way.
     pub(super) fn dropped(&mut self, id: QueueId, queue: &Queue) {
-        self.in_flight -= queue.spilling_bytes();
+        self.abandoned.extend(queue.on_its_way());
         self.wanting.remove(&id);
         self.holding.remove(&id);
         self.orders.extend(queue.segments().map(|segment| Order::Remove { queue: id, segment }));
+    }
+
+    /// The pager is done with a spill, perhaps one of a queue that is gone.
+    fn forget_abandoned(&mut self, token: u64) {
+        self.in_flight -= self.abandoned.remove(&token).unwrap_or(0);
     }
 
     fn spill(&mut self, id: QueueId, queue: &mut Queue) {
@@ -216,8 +228,10 @@ impl Paging {
         self.orders.push_back(Order::Spill { queue: id, token: self.last_token, runs });
     }
 
-    fn read(&mut self, id: QueueId, queue: &mut Queue) {
-        let wanted = !queue.consumers.is_empty() || self.gets.iter().any(|get| get.queue == id);
+    fn read(&mut self, id: QueueId, queue: &mut Queue, now: u64) {
+        let wanted = !queue.consumers.is_empty()
+            || queue.wants_head(now)
+            || self.gets.iter().any(|get| get.queue == id);
         if !wanted || queue.closing {
             return;
         }

@@ -1,10 +1,11 @@
 //! From a session's batch into queues.
 
-use super::{Batch, Effect, Publish, Shard};
+use super::{Batch, Confirm, Effect, Forward, Publish, Reason, Shard};
 use crate::id::{ConnectionId, QueueId};
 use crate::message::Messages;
 use crate::queue::{Logged, Run, Stored};
 use crate::record::{self, Log, Position, enqueue_overhead};
+use crate::topology::Overflow;
 
 /// Queues that one record may name; a wider fan-out takes several records.
 const RECORD_QUEUES_MAX: usize = 10_000;
@@ -38,14 +39,25 @@ impl Shard {
         let Batch { routes, runs, confirms } = batch;
         let mut last = None;
         for publish in runs {
-            let route = &routes[publish.route];
+            let (route, confirm) = (&routes[publish.route], publish.confirm);
+            self.refused = false;
             last = self.enqueue(publish, route, log).or(last);
+            if let Some((publisher, number)) = confirm {
+                let confirm = Confirm { publisher, first: number, last: number };
+                let effect = if self.refused { Effect::Refused } else { Effect::Confirm };
+                self.answer(last, from, effect(confirm));
+            }
         }
         for effect in confirms.into_iter().map(Effect::Confirm) {
-            match last {
-                Some(position) => self.outbox.hold(position, from, effect),
-                None => self.outbox.push(from, effect),
-            }
+            self.answer(last, from, effect);
+        }
+    }
+
+    /// Answers once a record is committed.
+    fn answer(&mut self, position: Option<Position>, to: ConnectionId, effect: Effect) {
+        match position {
+            Some(position) => self.outbox.hold(position, to, effect),
+            None => self.outbox.push(to, effect),
         }
     }
 
@@ -59,40 +71,73 @@ impl Shard {
     }
 
     fn enqueue_one(&mut self, publish: Publish, id: QueueId, log: &mut impl Log) -> Option<Position> {
-        let Publish { messages, persistent, .. } = publish;
-        let Some(queue) = self.queues.get_mut(&id) else {
-            return self.enqueue_in_stream(&messages, id, log);
+        let Some(queue) = self.queues.get(&id) else {
+            return self.enqueue_in_stream(&publish.messages, id, log);
         };
+        let extras = queue.has_extras() || publish.expires;
+        if extras && !self.admit(&publish, id) {
+            return None;
+        }
+        let Publish { messages, persistent, expires, .. } = publish;
+        let queue = self.queues.get_mut(&id)?;
         let first = queue.take_sequence(messages.count());
         let durable = persistent && queue.options.durable;
+        if extras {
+            self.arrived(id, first, expires, durable, log);
+        }
         let written = durable.then(|| self.write(&[(id, first)], &messages, log));
         let stored = written.map(|written| written.stored(1));
-        self.place(id, first, Run { messages, stored, redelivered: false });
+        self.place(id, first, Run::new(messages, stored));
         written.map(|written| written.last)
+    }
+
+    /// Whether a queue takes messages; notes that it does not, and sends them where the queue wants them instead.
+    fn admit(&mut self, publish: &Publish, id: QueueId) -> bool {
+        let admitted = self.admits(id);
+        self.refused |= !admitted;
+        if !admitted
+            && let Some(settings) = self.queues.get(&id).map(|queue| &queue.options.settings)
+            && settings.overflow == Overflow::RejectPublishDlx
+            && settings.dead_letter_exchange.is_some()
+        {
+            let messages = publish.messages.clone();
+            let forward = Forward { queue: id, first: None, reason: Reason::MaxLen, messages };
+            self.outbox.push(ConnectionId::FORWARDER, Effect::Forward(forward));
+        }
+        admitted
     }
 
     /// The same records for all queues that keep the messages.
     fn enqueue_many(&mut self, publish: &Publish, route: &[QueueId], log: &mut impl Log) -> Option<Position> {
-        let Publish { messages, persistent, .. } = publish;
+        let Publish { messages, persistent, expires, .. } = publish;
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
         for id in route {
-            let Some(queue) = self.queues.get_mut(id) else {
+            let Some(queue) = self.queues.get(id) else {
                 targets.extend(self.take_offsets(*id, messages.count(), log).map(|first| (*id, first)));
                 continue;
             };
+            let extras = queue.has_extras() || *expires;
+            if extras && !self.admit(publish, *id) {
+                continue;
+            }
+            let Some(queue) = self.queues.get_mut(id) else { continue };
             let first = queue.take_sequence(messages.count());
-            if *persistent && queue.options.durable {
+            let durable = *persistent && queue.options.durable;
+            if extras {
+                self.arrived(*id, first, *expires, durable, log);
+            }
+            if durable {
                 targets.push((*id, first));
             } else {
-                self.place(*id, first, Run { messages: messages.clone(), stored: None, redelivered: false });
+                self.place(*id, first, Run::new(messages.clone(), None));
             }
         }
         let written = (!targets.is_empty()).then(|| self.write(&targets, messages, log));
         if let Some(written) = written {
             let stored = Some(written.stored(count_of(&targets)));
             for (id, first) in &targets {
-                self.place(*id, *first, Run { messages: messages.clone(), stored, redelivered: false });
+                self.place(*id, *first, Run::new(messages.clone(), stored));
                 self.streams.written(*id, written.last, *first + u64::from(messages.count()));
             }
         }
@@ -126,6 +171,9 @@ impl Shard {
             return self.place_in_stream(id, first, run);
         };
         self.usage.add(&run);
+        if queue.has_extras() {
+            queue.count_ready(&run);
+        }
         queue.enqueue(first, run);
         queue.touch(&mut self.touched, id);
     }

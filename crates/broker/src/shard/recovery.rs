@@ -42,7 +42,7 @@ impl Shard {
                 for (id, first) in targets {
                     // Another copy of them may have been read before.
                     self.forget(id, Span { first, count: messages.count() });
-                    self.place(id, first, Run { messages: messages.clone(), stored, redelivered: false });
+                    self.place(id, first, Run::new(messages.clone(), stored));
                 }
             }
             Record::Settle { queue, spans } => spans.into_iter().for_each(|span| self.forget(queue, span)),
@@ -50,6 +50,16 @@ impl Shard {
                 if let Some(queue) = self.queues.get_mut(&id) {
                     queue.saw_sequence(last + 1);
                     queue.recovered_delivered(last);
+                }
+            }
+            Record::Arrived { queue, marks } => {
+                if let Some(queue) = self.queues.get_mut(&queue) {
+                    marks.into_iter().for_each(|mark| queue.recover_mark(mark));
+                }
+            }
+            Record::Returned { queue, returns, spans } => {
+                if let Some(queue) = self.queues.get_mut(&queue) {
+                    spans.into_iter().for_each(|span| queue.recover_returns(span, returns));
                 }
             }
             Record::Spilled { queue, extent, spans } => {
@@ -75,7 +85,14 @@ impl Shard {
 
     /// All records are applied.
     pub fn recovered(&mut self) {
-        self.queues.values_mut().for_each(Queue::flag_redelivered);
+        let ids: Vec<QueueId> = self.queues.keys().copied().collect();
+        for id in ids {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.flag_redelivered();
+                queue.recovered_times(self.now);
+            }
+            self.touch(id);
+        }
         self.streams.recovered();
     }
 
@@ -94,11 +111,20 @@ impl Shard {
         for (id, queue) in &mut queues {
             queue.runs_mut().for_each(|(first, run)| self.copy_run((*id, first), run, end, &moved, log));
             for (segment, (extent, spans)) in queue.segments_before(end) {
-                let position = record::append_spilled(log, &mut self.scratch, *id, &extent, &spans);
-                self.append_at(position);
-                queue.recorded_anew(segment, position);
+                let (first, last) = record::append_spilled(log, &mut self.scratch, *id, &extent, &spans);
+                self.append_at(last);
+                queue.recorded_anew(segment, first);
             }
-            let flags_matter = queue.ready_len() + queue.unacked_len() > 0;
+            let (marks, returned) = (queue.marks(), queue.returned());
+            if !marks.is_empty() && queue.options.durable {
+                let position = record::append_arrived(log, &mut self.scratch, *id, &marks);
+                self.append_at(position);
+            }
+            for (returns, spans) in returned {
+                let position = record::append_returned(log, &mut self.scratch, *id, returns, &spans);
+                self.append_at(position);
+            }
+            let flags_matter = queue.has_backlog() || queue.runs().next().is_some();
             if flags_matter && queue.delivered_logged() > 0 {
                 let position = record::append_delivered(log, *id, queue.delivered_logged());
                 self.append_at(position);

@@ -17,6 +17,9 @@ impl Shard {
         | Request::Inspect(queue) = &request
         {
             self.dispatch(*queue);
+            if self.queues.get(queue).is_some_and(Queue::has_extras) {
+                self.after_dispatch(*queue);
+            }
         }
         let answer = match request {
             Request::Consume(queue, subscription) | Request::Read(queue, subscription, _) => {
@@ -41,9 +44,14 @@ impl Shard {
                 return self.reply_when_committed(from, token, purged.map(Reply::Purged));
             }
             Request::Delete { queue, if_unused, if_empty } => self.delete(queue, if_unused, if_empty),
-            Request::Inspect(queue) => self
-                .open_queue(queue)
-                .map(|queue| Reply::Counts { ready: queue.ready_len(), consumers: queue.consumers.len() }),
+            Request::Inspect(queue) => {
+                let now = self.now;
+                self.touch(queue);
+                self.open_queue(queue).map(|queue| {
+                    queue.used(now);
+                    Reply::Counts { ready: queue.ready_len(), consumers: queue.consumers.len() }
+                })
+            }
             Request::Sync => {
                 // What the round settled so far must be in the log before its end is waited for.
                 for queue in self.touched.clone() {
@@ -70,8 +78,10 @@ impl Shard {
         id: QueueId,
         subscription: Subscription,
     ) -> Result<Reply, Error> {
-        let connection = self.outbox.place(from);
+        let (connection, now) = (self.outbox.place(from), self.now);
+        self.expect_timeout(subscription.timeout_ms);
         let queue = self.open_queue(id)?;
+        queue.used(now);
         let taken =
             queue.consumers.has_exclusive() || (subscription.exclusive && !queue.consumers.is_empty());
         if taken {
@@ -99,12 +109,13 @@ impl Shard {
 
     pub(super) fn get(&mut self, get: Get) -> Result<Reply, Error> {
         let Get { queue: id, from, channel, no_ack, .. } = get;
-        let connection = self.outbox.place(from);
+        let (connection, since) = (self.outbox.place(from), self.now);
         let queue = self.open_queue(id)?;
+        queue.used(since);
         let taken = if no_ack {
             queue.take(1)
         } else {
-            let holder = Holder { connection, channel, consumer: None };
+            let holder = Holder { connection, channel, consumer: None, since };
             queue.lend(holder, 1)
         };
         let ready = queue.ready_len();
@@ -117,8 +128,8 @@ impl Shard {
             self.takes_part(connection, id);
         }
         self.touch(id);
-        let Run { messages, redelivered, .. } = run;
-        let delivery = Delivery { consumer: 0, queue: id, first, redelivered, messages };
+        let Run { messages, redelivered, returns, .. } = run;
+        let delivery = Delivery { consumer: 0, queue: id, first, redelivered, returns, messages };
         Ok(Reply::Got(Some(delivery), ready))
     }
 

@@ -47,6 +47,20 @@ impl Streams {
         self.all.insert(id, Stream::new(options));
     }
 
+    /// It is so late: streams whose age is to be looked at are.
+    pub(super) fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        while let Some((due_ms, id)) = self.due.first().copied().filter(|(due, _)| *due <= now_ms) {
+            self.due.remove(&(due_ms, id));
+            self.touch(id);
+        }
+    }
+
+    /// When the age of a stream is to be looked at next.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        self.due.first().map(|(due_ms, _)| *due_ms)
+    }
+
     pub(super) fn touch(&mut self, id: QueueId) {
         if let Some(stream) = self.all.get_mut(&id).filter(|stream| !stream.touched) {
             stream.touched = true;
@@ -109,7 +123,7 @@ impl Shard {
         let first = self.take_offsets(id, messages.count(), log)?;
         let written = self.write(&[(id, first)], messages, log);
         let stored = Some(written.stored(1));
-        self.place_in_stream(id, first, Run { messages: messages.clone(), stored, redelivered: false });
+        self.place_in_stream(id, first, Run::new(messages.clone(), stored));
         self.streams.written(id, written.last, first + u64::from(messages.count()));
         Some(written.last)
     }
@@ -139,23 +153,9 @@ impl Shard {
 
 /// To readers.
 impl Shard {
-    /// It is so late, in milliseconds since 1970. To be said before each round.
-    pub fn set_time(&mut self, now_ms: u64) {
-        self.streams.now_ms = now_ms;
-        while let Some((due_ms, id)) = self.streams.due.first().copied().filter(|(due, _)| *due <= now_ms) {
-            self.streams.due.remove(&(due_ms, id));
-            self.streams.touch(id);
-        }
-    }
-
     /// Where a stream begins and ends, if there is one.
     pub fn stream_bounds(&self, id: QueueId) -> Option<Bounds> {
         self.streams.all.get(&id).map(Stream::bounds)
-    }
-
-    /// When a round is wanted even if nothing happens until then.
-    pub fn wakes_at_ms(&self) -> Option<u64> {
-        self.streams.due.first().map(|(due_ms, _)| *due_ms)
     }
 
     /// Answers a request if it is about a stream; else gives it back.
@@ -307,7 +307,8 @@ impl Shard {
             while outbox.is_writable(reader.connection) && reader.credit() > 0 {
                 if let Some((first, messages)) = reader.take(stream.bounds().start) {
                     let consumer = reader.subscription.consumer;
-                    let delivery = Delivery { consumer, queue: id, first, redelivered: false, messages };
+                    let delivery =
+                        Delivery { consumer, queue: id, first, redelivered: false, returns: 0, messages };
                     outbox.push_at(reader.connection, Effect::Deliver(delivery));
                 } else if !fetch(stream, reader) {
                     break;

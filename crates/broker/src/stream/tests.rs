@@ -107,14 +107,19 @@ impl Story {
             let message = Parts { route: b"\0\x01s", properties: &properties, body: body.as_bytes() };
             bytes.extend_from_slice(message.to_messages().as_bytes());
         }
-        let runs =
-            vec![Publish { messages: Messages::encoded(bytes.into(), 4), persistent: false, route: 0 }];
+        let runs = vec![Publish {
+            messages: Messages::encoded(bytes.into(), 4),
+            persistent: false,
+            expires: false,
+            route: 0,
+            confirm: None,
+        }];
         let batch = Batch { routes: vec![Arc::from([STREAM])], runs, confirms: Vec::new() };
         self.handle(Command::Publish(batch));
     }
 
     fn handle(&mut self, command: Command) {
-        self.shard.set_time(self.now_ms);
+        self.shard.tick(self.now_ms);
         self.shard.handle(CLIENT, command, &mut self.log);
     }
 
@@ -126,6 +131,7 @@ impl Story {
             exclusive: false,
             priority: 0,
             prefetch,
+            timeout_ms: None,
             window: Window::default(),
         };
         self.handle(Command::Request(0, Request::Read(STREAM, subscription, reading)));
@@ -140,7 +146,7 @@ impl Story {
     /// Rounds, commits and answers of the disk until nothing happens any more.
     fn round(&mut self) {
         loop {
-            self.shard.set_time(self.now_ms);
+            self.shard.tick(self.now_ms);
             self.shard.finish_round(&mut self.log);
             self.shard.committed(self.log.0.len() as u64 + 1);
             self.shard.finish_round(&mut self.log);
@@ -358,7 +364,7 @@ fn age_takes_what_is_in_memory_too_and_offsets_go_on() {
     let age_ms = Some(3000);
     let mut story = Story::new(|options| options.retention = Retention { age_ms, ..Retention::default() });
     story.publish(10, None);
-    let wakes_at_ms = story.shard.wakes_at_ms().expect("there is something to look at");
+    let wakes_at_ms = story.shard.next_deadline().expect("there is something to look at");
     assert!(wakes_at_ms <= 4000 + 1000, "{wakes_at_ms}");
     story.now_ms = 6000;
     story.round();

@@ -89,8 +89,9 @@ pub struct Exchange {
 pub const ALTERNATE_EXCHANGE: &str = "alternate-exchange";
 
 impl Exchange {
-    /// Where messages go that this exchange has no binding for. It need not exist.
-    pub fn alternate(&self) -> Option<&str> {
+    /// Where messages go that this exchange has no binding for, if its arguments say so: see
+    /// [`Vhost::alternate`](super::Vhost::alternate) for policies.
+    pub(super) fn alternate(&self) -> Option<&str> {
         self.arguments.string(ALTERNATE_EXCHANGE)
     }
 

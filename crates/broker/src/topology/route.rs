@@ -68,7 +68,7 @@ impl Topology {
                 _ => {}
             }
             let onward = vhost.index().source(name).into_iter().flat_map(Source::onward);
-            waiting.extend(onward.map(|name| &**name).chain(exchange.alternate()));
+            waiting.extend(onward.map(|name| &**name).chain(vhost.alternate(exchange)));
         }
         false
     }
@@ -109,7 +109,7 @@ impl<'a> Routing<'a, '_> {
             self.visit_source(exchange, source);
         }
         if before == (self.targets.len(), self.onward.len()) {
-            self.onward.extend(exchange.alternate());
+            self.onward.extend(self.vhost.alternate(exchange));
         }
     }
 

@@ -58,10 +58,6 @@ impl Links {
         &self.shards[number]
     }
 
-    pub(super) fn shard_count(&self) -> usize {
-        self.shards.len()
-    }
-
     /// Asks for a change of the topology; the answer comes by mail.
     pub(super) fn change(&mut self, token: u64, change: Change) {
         self.has_changed_topology = true;

@@ -15,11 +15,13 @@ pub(super) enum Settlement {
     Done,
     /// It goes back to its place.
     Requeue,
+    /// It leaves its queue for a dead-letter exchange, if there is one.
+    Reject,
 }
 
 impl Settlement {
     fn of(requeue: bool) -> Settlement {
-        if requeue { Settlement::Requeue } else { Settlement::Done }
+        if requeue { Settlement::Requeue } else { Settlement::Reject }
     }
 }
 
@@ -86,6 +88,7 @@ impl Session {
             match settlement {
                 Settlement::Done => self.outgoing.settle(message.queue, message.span),
                 Settlement::Requeue => self.outgoing.requeue(message.queue, message.span),
+                Settlement::Reject => self.outgoing.reject(message.queue, message.span),
             }
         }
         self.make_room(number, consumed);

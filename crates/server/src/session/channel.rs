@@ -84,7 +84,7 @@ impl Channel {
     /// Counts a message that takes this route, if the channel is in confirm mode: its publisher's number and its own.
     pub(super) fn expect_confirm(&mut self, route: &Route) -> Option<(u32, u64)> {
         let publisher = self.publisher;
-        self.confirms.as_mut().map(|confirms| (publisher, confirms.expect(route.len())))
+        self.confirms.as_mut().map(|confirms| (publisher, confirms.expect(route.shards.len())))
     }
 
     /// The name, or if it is empty the queue declared last.
@@ -119,6 +119,16 @@ impl Session {
         reply(out, number, &Method::BasicQosOk(basic::QosOk {}))
     }
 
+    /// A client cannot stop deliveries by channel.flow, only by basic.qos. That it wants more says that it is alive: what
+    /// it holds it may hold for longer.
+    pub(super) fn flow(&mut self, number: u16, flow: channel::Flow, out: &mut Vec<u8>) -> Outcome {
+        if !flow.active {
+            return Err(Error::not_implemented("active=false"));
+        }
+        self.outgoing.send_to_known(&broker::shard::Command::Extend(number));
+        reply(out, number, &Method::ChannelFlowOk(channel::FlowOk { active: true }))
+    }
+
     /// Limits what the consumers of a channel hold together; all that they were sent without a limit is here.
     pub(super) fn set_window(&mut self, number: u16, limit: u32) {
         let Some(channel) = self.channels.get(&number) else { return };
@@ -151,12 +161,4 @@ impl Session {
             reply(out, number, &Method::ConfirmSelectOk(confirm::SelectOk {}))
         }
     }
-}
-
-/// A client cannot stop deliveries by channel.flow, only by basic.qos.
-pub(super) fn flow(number: u16, flow: channel::Flow, out: &mut Vec<u8>) -> Outcome {
-    if !flow.active {
-        return Err(Error::not_implemented("active=false"));
-    }
-    reply(out, number, &Method::ChannelFlowOk(channel::FlowOk { active: true }))
 }

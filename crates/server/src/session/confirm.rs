@@ -1,6 +1,6 @@
 //! Publisher confirms of one channel: which messages are not yet safe, and what to tell the publisher.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// What still has to happen to a message before it is confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +29,13 @@ pub(crate) struct Confirms {
     states: VecDeque<State>,
     /// Numbers that became safe while one before them was not.
     early: Vec<u64>,
+    /// Numbers that a shard has refused, the publisher does not know.
+    refused: BTreeSet<u64>,
 }
 
 impl Default for Confirms {
     fn default() -> Self {
-        Confirms { first: 1, states: VecDeque::new(), early: Vec::new() }
+        Confirms { first: 1, states: VecDeque::new(), early: Vec::new(), refused: BTreeSet::new() }
     }
 }
 
@@ -69,6 +71,27 @@ impl Confirms {
                 State::Safe | State::Told => {}
             }
         }
+    }
+
+    /// A shard has refused messages `first` to `last`.
+    pub(crate) fn refused(&mut self, first: u64, last: u64) {
+        self.refused.extend(first.max(self.first)..=last);
+        self.safe(first, last);
+    }
+
+    /// The numbers that were refused and that all shards have answered for. To be told before `acks`.
+    pub(crate) fn nacks(&mut self) -> Vec<u64> {
+        let Confirms { first, states, refused, early } = self;
+        let mut nacks = Vec::new();
+        refused.retain(|number| {
+            let state = number.checked_sub(*first).and_then(|at| states.get_mut(usize::try_from(at).ok()?));
+            let Some(state) = state.filter(|state| **state == State::Safe) else { return true };
+            *state = State::Told;
+            early.retain(|early| early != number);
+            nacks.push(*number);
+            false
+        });
+        nacks
     }
 
     /// What to tell the publisher now: one ack for all from the first on, and single ones behind a gap.
@@ -127,6 +150,25 @@ mod tests {
         assert_eq!(acks(&mut confirms), [(1, true)], "2 and 3 are known");
         confirms.safe(4, 4);
         assert_eq!(acks(&mut confirms), [(4, true)]);
+    }
+
+    #[test]
+    fn what_is_refused_is_told_once_all_have_answered() {
+        let mut confirms = Confirms::default();
+        for shards in [1, 2, 1] {
+            confirms.expect(shards);
+        }
+        confirms.refused(2, 2);
+        confirms.safe(1, 1);
+        assert_eq!((confirms.nacks(), acks(&mut confirms)), (vec![], vec![(1, true)]));
+        confirms.safe(2, 3);
+        assert_eq!((confirms.nacks(), acks(&mut confirms)), (vec![2], vec![(3, true)]), "2 is told before");
+        confirms.expect(1);
+        confirms.expect(1);
+        confirms.refused(5, 5);
+        assert_eq!((confirms.nacks(), acks(&mut confirms)), (vec![5], vec![]));
+        confirms.safe(4, 4);
+        assert_eq!((confirms.nacks(), acks(&mut confirms)), (vec![], vec![(4, true)]));
     }
 
     #[test]

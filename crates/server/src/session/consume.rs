@@ -22,6 +22,9 @@ use super::{CONSUMERS_MAX, Outcome, Session, refused, reply, reply_to};
 use crate::output::{Output, REFERENCED_FROM};
 use crate::random;
 
+/// The header that says how often a message came back.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+
 impl Session {
     pub(super) fn consume(
         &mut self,
@@ -39,7 +42,10 @@ impl Session {
             return self.read_stream(number, consume, &tag, &queue);
         }
         let priority = priority(consume)?;
+        let own_timeout = timeout(consume)?.or(self.topology.settings(&queue).consumer_timeout_ms);
+        let timeout_ms = own_timeout.or(self.identity.consumer_timeout_ms);
         let subscription = self.subscribe(number, consume, &tag, queue.id, priority)?;
+        let subscription = Subscription { timeout_ms, ..subscription };
         let nowait = consume.nowait;
         let consumer = subscription.consumer;
         self.ask(
@@ -121,6 +127,7 @@ impl Session {
             exclusive: consume.exclusive,
             priority,
             prefetch: channel.prefetch,
+            timeout_ms: None,
             window: channel.window.clone(),
         };
         let (tag, no_ack) = (Arc::clone(tag), consume.no_ack);
@@ -170,6 +177,18 @@ impl Session {
         Some(known)
     }
 
+    /// A consumer has held a message for too long: its channel closes, and what it holds goes to others.
+    pub(super) fn timed_out(&mut self, consumer: u32, timeout_ms: u64) -> Result<(), (u16, Error)> {
+        let Some(channel) = self.consumers.get(&consumer).map(|consumer| consumer.channel) else {
+            return Ok(());
+        };
+        let text = format!(
+            "delivery acknowledgement on channel {channel} timed out. Timeout value used: {timeout_ms} ms. This timeout \
+             value can be configured, see consumers doc guide to learn more"
+        );
+        Err((channel, Error::precondition_failed(text)))
+    }
+
     /// The queue of a consumer is gone.
     pub(super) fn cancelled(&mut self, consumer: u32, out: &mut Vec<u8>) {
         let Some(Consumer { channel, tag, .. }) = self.forget_consumer(consumer) else {
@@ -199,13 +218,16 @@ impl Session {
         let Some(channel) = self.channels.get_mut(&consumer.channel) else {
             return;
         };
-        let Delivery { queue, first, redelivered, messages, .. } = delivery;
+        let Delivery { queue, first, redelivered, returns, messages, .. } = delivery;
         let first_tag = channel.next_delivery_tag(messages.count());
         let mut properties = Vec::new();
         for ((message, delivery_tag), offset) in messages.iter().zip(first_tag..).zip(*first..) {
             let mut content = content(message);
             if consumer.reads {
                 put_offset(&mut properties, content.properties, offset);
+                content.properties = &properties;
+            } else if *returns > 0 {
+                put_delivery_count(&mut properties, content.properties, *returns);
                 content.properties = &properties;
             }
             let method =
@@ -246,7 +268,14 @@ impl Session {
         let delivery_tag = channel.next_delivery_tag(1);
         let message_count = u32::try_from(left).unwrap_or(u32::MAX);
         let method = content::GetOk { delivery_tag, redelivered: delivery.redelivered, message_count };
-        content::get_ok(out, number, method, content(delivery.messages.first()), self.identity.frame_max);
+        let message = delivery.messages.first();
+        let mut counted = Vec::new();
+        let mut content = content(message);
+        if delivery.returns > 0 {
+            put_delivery_count(&mut counted, content.properties, delivery.returns);
+            content.properties = &counted;
+        }
+        content::get_ok(out, number, method, content, self.identity.frame_max);
         if !no_ack {
             let span = Span::one(delivery.first);
             let unacked = Unacked { queue: delivery.queue, span, consumed: false, reader: None };
@@ -265,6 +294,23 @@ fn content(message: Message<'_>) -> content::Message<'_> {
         properties: message.properties(),
         body: message.body(),
     }
+}
+
+/// The properties of a message that came back, with the header that says how often.
+fn put_delivery_count(out: &mut Vec<u8>, properties: &[u8], returns: u16) {
+    out.clear();
+    let properties = Properties::new(properties).unwrap_or(Properties::EMPTY);
+    properties.with_long_header(DELIVERY_COUNT, returns.into(), out);
+}
+
+/// The argument `x-consumer-timeout`, milliseconds.
+fn timeout(consume: &basic::Consume<'_>) -> Result<Option<u64>, Error> {
+    let Some(value) = consume.arguments.get("x-consumer-timeout") else {
+        return Ok(None);
+    };
+    let timeout = value.as_int().and_then(|timeout| u64::try_from(timeout).ok());
+    let wrong = || Error::precondition_failed("invalid arg 'x-consumer-timeout': milliseconds were expected");
+    timeout.map(Some).ok_or_else(wrong)
 }
 
 /// The properties of a message of a stream, as its readers see them: with its offset.

@@ -17,11 +17,21 @@ const RUN_SIZE_MAX: usize = 256 << 10;
 /// Places for runs that a session keeps between reads.
 const IDLE_MAX: usize = 16;
 
-/// Messages that take the same route, and are all persistent or none.
+/// What a queue has to know of a message without looking into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Traits {
+    pub(super) persistent: bool,
+    /// It has its own time to live.
+    pub(super) expires: bool,
+}
+
+/// Messages that take the same route and have the same traits.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) route: Route,
-    pub(super) persistent: bool,
+    pub(super) traits: Traits,
+    /// Publisher and number, if it is one message that may be refused.
+    pub(super) confirm: Option<(u32, u64)>,
     buffer: BytesMut,
     count: u32,
 }
@@ -39,25 +49,40 @@ pub(super) struct Drafts {
 }
 
 impl Draft {
-    fn fits(&self, route: &Route, persistent: bool) -> bool {
-        self.persistent == persistent && Arc::ptr_eq(&self.route, route)
+    fn fits(&self, route: &Route, traits: Traits) -> bool {
+        self.traits == traits && Arc::ptr_eq(&self.route, route)
     }
 }
 
 impl Drafts {
     /// Encodes a message.
-    pub(super) fn add(&mut self, route: &Route, parts: &Parts<'_>, persistent: bool) {
-        if !self.all.get(self.last).is_some_and(|draft| draft.fits(route, persistent)) {
-            self.last = self.find(route, parts, persistent);
+    pub(super) fn add(&mut self, route: &Route, parts: &Parts<'_>, traits: Traits) {
+        if !self.all.get(self.last).is_some_and(|draft| draft.fits(route, traits)) {
+            self.last = self.find(route, parts, traits);
         }
         let last = &self.all[self.last];
         if last.count > 0 && last.buffer.len() + parts.encoded_len() > RUN_SIZE_MAX {
             self.open = 0;
-            self.last = self.find(route, parts, persistent);
+            self.last = self.find(route, parts, traits);
         }
         let draft = &mut self.all[self.last];
         parts.encode(&mut draft.buffer);
         draft.count += 1;
+    }
+
+    /// Encodes a message that shares nothing: the publisher wants to hear if it alone is refused.
+    pub(super) fn add_alone(
+        &mut self,
+        route: &Route,
+        parts: &Parts<'_>,
+        traits: Traits,
+        confirm: Option<(u32, u64)>,
+    ) {
+        let mut buffer = BytesMut::with_capacity(parts.encoded_len());
+        parts.encode(&mut buffer);
+        self.all.push(Draft { route: Arc::clone(route), traits, confirm, buffer, count: 1 });
+        // What grows is at the end, and nothing grows any more.
+        (self.open, self.last) = (0, self.all.len());
     }
 
     /// Gives out all that was added.
@@ -75,9 +100,9 @@ impl Drafts {
     }
 
     /// The open run where a message belongs, opened if there is none.
-    fn find(&mut self, route: &Route, parts: &Parts<'_>, persistent: bool) -> usize {
+    fn find(&mut self, route: &Route, parts: &Parts<'_>, traits: Traits) -> usize {
         let first_open = self.all.len() - self.open;
-        let fits = |draft: &Draft| draft.fits(route, persistent);
+        let fits = |draft: &Draft| draft.fits(route, traits);
         if let Some(at) = self.all[first_open..].iter().position(fits) {
             return first_open + at;
         }
@@ -88,14 +113,14 @@ impl Drafts {
         self.open += 1;
         let expected = if self.all.is_empty() { self.size_hint } else { 0 };
         let buffer = BytesMut::with_capacity(expected.max(parts.encoded_len()));
-        self.all.push(Draft { route: Arc::clone(route), persistent, buffer, count: 0 });
+        self.all.push(Draft { route: Arc::clone(route), traits, confirm: None, buffer, count: 0 });
         self.all.len() - 1
     }
 }
 
 fn share_a_queue(one: &Route, other: &Route) -> bool {
-    one.iter().any(|(shard, queues)| {
-        let there = other.iter().filter(|(s, _)| s == shard).flat_map(|(_, queues)| queues.iter());
+    one.shards.iter().any(|(shard, queues)| {
+        let there = other.shards.iter().filter(|(s, _)| s == shard).flat_map(|(_, queues)| queues.iter());
         there.into_iter().any(|queue| queues.contains(queue))
     })
 }
@@ -103,12 +128,15 @@ fn share_a_queue(one: &Route, other: &Route) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::outgoing::Path;
     use broker::id::QueueId;
     use expect_test::{Expect, expect};
 
+    const PLAIN: Traits = Traits { persistent: false, expires: false };
+
     fn route(queues: &[u64]) -> Route {
         let queues: Arc<[QueueId]> = queues.iter().map(|queue| QueueId(*queue)).collect();
-        Arc::from([(0, queues)])
+        Arc::new(Path { shards: Box::new([(0, queues)]), refusable: false })
     }
 
     /// Publishes one message after the other, by the number of its route; `!` makes it persistent.
@@ -119,14 +147,18 @@ mod tests {
             let route = &routes[word.trim_end_matches('!').parse::<usize>().unwrap()];
             let body = number.to_string();
             let parts = Parts { route: &[0, 0], properties: &[0, 0], body: body.as_bytes() };
-            drafts.add(route, &parts, word.ends_with('!'));
+            drafts.add(route, &parts, Traits { persistent: word.ends_with('!'), expires: false });
         }
         let mut said = Vec::new();
         drafts.finish(|draft, messages| {
             let bodies: Vec<_> =
                 messages.iter().map(|m| String::from_utf8_lossy(m.body()).into_owned()).collect();
-            let queues: Vec<_> = draft.route[0].1.iter().map(|queue| queue.0).collect();
-            said.push(format!("{queues:?}{}: {}", if draft.persistent { "!" } else { "" }, bodies.join(" ")));
+            let queues: Vec<_> = draft.route.shards[0].1.iter().map(|queue| queue.0).collect();
+            said.push(format!(
+                "{queues:?}{}: {}",
+                if draft.traits.persistent { "!" } else { "" },
+                bodies.join(" ")
+            ));
         });
         expected.assert_eq(&said.join("\n"));
     }
@@ -173,7 +205,7 @@ mod tests {
         let mut round = |sizes: &[(usize, usize)]| {
             for (queue, size) in sizes {
                 let parts = Parts { route: &[0, 0], properties: &[0, 0], body: &body[..*size] };
-                drafts.add(&routes[*queue], &parts, false);
+                drafts.add(&routes[*queue], &parts, PLAIN);
             }
             let mut counts = Vec::new();
             drafts.finish(|_, messages| counts.push((messages.count(), messages.size())));

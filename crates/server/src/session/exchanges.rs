@@ -7,7 +7,7 @@ use amqp::method::{Method, exchange};
 use amqp::table::Table;
 use broker::access::{Operation, Resource};
 use broker::arguments::Arguments;
-use broker::meta::{Change, DeclareExchange};
+use broker::meta::{self, Change, DeclareExchange};
 use broker::topology::{Binding, Destination, ExchangeKind};
 
 use super::answers::{Awaited, Plain};
@@ -22,6 +22,7 @@ impl Session {
     ) -> Outcome {
         let name = clean(declare.exchange);
         if declare.passive {
+            meta::refuse_default_exchange(&name).map_err(|error| refused(&error))?;
             let vhost = self.topology.find_vhost(&self.identity.vhost).map_err(|error| refused(&error))?;
             vhost.find_exchange(&name).map_err(|error| refused(&error))?;
             let declare_ok = Method::ExchangeDeclareOk(exchange::DeclareOk {});

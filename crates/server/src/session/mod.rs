@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use amqp::error::Error;
 use amqp::frame;
-use amqp::method::Method;
+use amqp::method::{Method, basic};
 use broker::access::{Operation, Resource};
 use broker::id::{ConnectionId, QueueId};
 use broker::meta::Change;
@@ -56,6 +56,8 @@ pub(crate) struct Identity {
     pub(crate) frame_max: u32,
     /// The client wants to hear of consumers that the server cancels.
     pub(crate) consumer_cancel_notify: bool,
+    /// How long a consumer may hold a message, unless it or its queue says otherwise.
+    pub(crate) consumer_timeout_ms: Option<u64>,
 }
 
 /// See the module.
@@ -185,7 +187,7 @@ impl Session {
             Method::TxSelect(_) => self.select_tx(number, out),
             Method::TxCommit(_) => self.commit(number, out),
             Method::TxRollback(_) => self.rollback(number, out),
-            Method::ChannelFlow(flow) => channel::flow(number, *flow, out),
+            Method::ChannelFlow(flow) => self.flow(number, *flow, out),
             Method::AccessRequest(_) => {
                 reply(out, number, &Method::AccessRequestOk(amqp::method::access::RequestOk { ticket: 1 }))
             }
@@ -214,6 +216,9 @@ impl Session {
         match effect {
             Effect::Deliver(delivery) => self.deliver(shard, &delivery, out),
             Effect::Confirm(Confirm { publisher, first, last }) => self.safe(publisher, first, last),
+            Effect::Refused(Confirm { publisher, first, last }) => self.refused(publisher, first, last),
+            Effect::TimedOut(consumer, timeout_ms) => return self.timed_out(consumer, timeout_ms),
+            Effect::Forward(_) => {}
             Effect::Reply(token, result) => return self.shard_answered(token, result, &mut out.bytes),
             Effect::Cancelled(consumer) => self.cancelled(consumer, &mut out.bytes),
         }
@@ -226,6 +231,10 @@ impl Session {
             if let Some(confirms) =
                 self.channels.get_mut(&number).and_then(|channel| channel.confirms.as_mut())
             {
+                for delivery_tag in confirms.nacks() {
+                    let nack = basic::Nack { delivery_tag, multiple: false, requeue: false };
+                    frame::method(out, number, &Method::BasicNack(nack));
+                }
                 confirms.acks(|ack| frame::ack(out, number, ack.number, ack.multiple));
             }
         }

@@ -7,7 +7,7 @@ use broker::message::{Messages, Parts};
 use broker::record::Span;
 use broker::shard::{Batch, Command, Confirm, Publish};
 
-use super::drafts::{Draft, Drafts};
+use super::drafts::{Draft, Drafts, Traits};
 
 /// Written bytes of deliveries that are not yet reported; a quarter of what a shard lets be unwritten.
 const REPORT_BYTES: usize = 256 << 10;
@@ -24,8 +24,23 @@ pub(crate) struct Post {
     pub(crate) bytes: usize,
 }
 
-/// Where a message goes: per shard, its queues there.
-pub(crate) type Route = Arc<[(usize, Arc<[QueueId]>)]>;
+/// Where a message goes.
+pub(crate) type Route = Arc<Path>;
+
+/// Queues that a message goes to.
+#[derive(Debug)]
+pub(crate) struct Path {
+    /// Per shard, its queues there.
+    pub(super) shards: Box<[(usize, Arc<[QueueId]>)]>,
+    /// One of the queues may refuse it.
+    pub(super) refusable: bool,
+}
+
+impl Path {
+    pub(super) fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+}
 
 /// What gathers for one shard.
 #[derive(Debug, Default)]
@@ -35,6 +50,7 @@ struct Parcel {
     settle: Vec<(QueueId, Span)>,
     credit: Vec<(QueueId, u32, Span)>,
     requeue: Vec<(QueueId, Span)>,
+    reject: Vec<(QueueId, Span)>,
     /// Bytes of deliveries written to the client and not reported.
     written: usize,
     /// The shard knows this connection.
@@ -49,7 +65,8 @@ impl Parcel {
         if !routes.last().is_some_and(|last| Arc::ptr_eq(last, queues)) {
             routes.push(Arc::clone(queues));
         }
-        runs.push(Publish { messages, persistent: draft.persistent, route: routes.len() - 1 });
+        let Traits { persistent, expires } = draft.traits;
+        runs.push(Publish { messages, persistent, expires, route: routes.len() - 1, confirm: draft.confirm });
     }
 
     fn confirm(&mut self, publisher: u32, number: u64) {
@@ -79,17 +96,17 @@ impl Outgoing {
         queue.shard(self.shards)
     }
 
-    /// Splits queues by shard.
-    pub(super) fn route(&self, queues: &[QueueId]) -> Route {
-        let mut route: Vec<(usize, Arc<[QueueId]>)> = Vec::new();
+    /// Splits queues by shard. `refusable`: one of them may refuse messages.
+    pub(super) fn route(&self, queues: &[QueueId], refusable: bool) -> Route {
+        let mut shards: Vec<(usize, Arc<[QueueId]>)> = Vec::new();
         for shard in 0..self.shards {
             let here: Arc<[QueueId]> =
                 queues.iter().copied().filter(|queue| self.shard_of(*queue) == shard).collect();
             if !here.is_empty() {
-                route.push((shard, here));
+                shards.push((shard, here));
             }
         }
-        route.into()
+        Arc::new(Path { shards: shards.into(), refusable })
     }
 
     /// Encodes a message. This is the one copy of it until it is delivered. With `confirm`, the publisher's number and
@@ -98,12 +115,15 @@ impl Outgoing {
         &mut self,
         route: &Route,
         parts: &Parts<'_>,
-        persistent: bool,
+        traits: Traits,
         confirm: Option<(u32, u64)>,
     ) {
-        self.drafts.add(route, parts, persistent);
+        if route.refusable {
+            return self.drafts.add_alone(route, parts, traits, confirm);
+        }
+        self.drafts.add(route, parts, traits);
         if let Some((publisher, number)) = confirm {
-            for (shard, _) in &**route {
+            for (shard, _) in &route.shards {
                 self.parcel(*shard).confirm(publisher, number);
             }
         }
@@ -111,6 +131,10 @@ impl Outgoing {
 
     pub(super) fn settle(&mut self, queue: QueueId, span: Span) {
         add(&mut self.parcel_of(queue).settle, queue, span);
+    }
+
+    pub(super) fn reject(&mut self, queue: QueueId, span: Span) {
+        add(&mut self.parcel_of(queue).reject, queue, span);
     }
 
     /// A reader of a stream is done with messages.
@@ -188,6 +212,10 @@ impl Outgoing {
                 let requeue = std::mem::take(&mut parcel.requeue);
                 self.posts.push(Post { shard, command: Command::Requeue(requeue), bytes: 0 });
             }
+            if !parcel.reject.is_empty() {
+                let reject = std::mem::take(&mut parcel.reject);
+                self.posts.push(Post { shard, command: Command::Reject(reject), bytes: 0 });
+            }
         }
     }
 
@@ -198,7 +226,7 @@ impl Outgoing {
     fn pack_messages(&mut self) {
         let mut drafts = std::mem::take(&mut self.drafts);
         drafts.finish(|draft, messages| {
-            for (shard, queues) in &*draft.route {
+            for (shard, queues) in &draft.route.shards {
                 self.parcel(*shard).add(draft, messages.clone(), queues);
             }
         });

@@ -12,6 +12,7 @@ use broker::message::Parts;
 use broker::topology::Envelope;
 
 use super::copies::Copies;
+use super::drafts::Traits;
 use super::outgoing::Route;
 use super::tx::Published;
 use super::{Outcome, Session, blame, refused, reply_to};
@@ -43,7 +44,8 @@ impl Session {
         if route.is_empty() {
             self.unroutable(number, &parts, mandatory, out);
         } else {
-            outgoing.publish(route, &parts, properties.is_persistent(), confirm);
+            let traits = Traits { persistent: properties.is_persistent(), expires: false };
+            outgoing.publish(route, &parts, traits, confirm);
         }
         true
     }
@@ -78,20 +80,21 @@ impl Session {
         let route = self.route(&names, method, properties, &copies)?;
         self.check_user_id(properties)?;
         check_expiration(properties)?;
-        let persistent = properties.is_persistent();
+        let expires = properties.expiration().is_some();
+        let traits = Traits { persistent: properties.is_persistent(), expires };
         let rewritten = self.rewrite(number, properties, &copies)?;
         let properties = rewritten.as_deref().unwrap_or(properties.as_bytes());
         let parts = Parts { route: &names, properties, body };
         let channel = self.channel(number)?;
         if let Some(transaction) = &mut channel.transaction {
-            transaction.publish(Published::new(&parts, route, method.mandatory, persistent));
+            transaction.publish(Published::new(&parts, route, method.mandatory, traits));
             return Ok(());
         }
         let confirm = channel.expect_confirm(&route);
         if route.is_empty() {
             self.unroutable(number, &parts, method.mandatory, out);
         } else {
-            self.outgoing.publish(&route, &parts, persistent, confirm);
+            self.outgoing.publish(&route, &parts, traits, confirm);
         }
         Ok(())
     }
@@ -143,6 +146,17 @@ impl Session {
         }
     }
 
+    /// A queue has refused a message.
+    pub(super) fn refused(&mut self, publisher: u32, first: u64, last: u64) {
+        let Some(number) = self.publishers.get(&publisher).copied() else {
+            return;
+        };
+        if let Some(confirms) = self.channels.get_mut(&number).and_then(|channel| channel.confirms.as_mut()) {
+            confirms.refused(first, last);
+            self.note_confirmed(number);
+        }
+    }
+
     fn note_confirmed(&mut self, number: u16) {
         if !self.confirmed.contains(&number) {
             self.confirmed.push(number);
@@ -172,7 +186,7 @@ impl Session {
             return Err(Error::access_refused(text));
         }
         if let Some(queue) = reply_to::parse(exchange, routing_key).filter(|_| copies.is_empty()) {
-            return Ok(self.outgoing.route(&[queue]));
+            return Ok(self.outgoing.route(&[queue], false));
         }
         let routing_keys = copies.with(routing_key);
         for key in &routing_keys {
@@ -182,7 +196,12 @@ impl Session {
         let mut queues = Vec::new();
         self.topology.route(vhost, exchange, &message, &mut queues).map_err(|error| refused(&error))?;
         let by_more = self.topology.routes_by_more_than_key(vhost, exchange);
-        let route = self.routes.to(self.topology.version(), &queues, || self.outgoing.route(&queues));
+        let route = self.routes.to(self.topology.version(), &queues, || {
+            let refuses = |id| {
+                self.topology.queue_by_id(id).is_some_and(|queue| self.topology.settings(queue).may_refuse())
+            };
+            self.outgoing.route(&queues, queues.iter().any(|id| refuses(*id)))
+        });
         if !by_more && copies.is_empty() {
             self.routes.put(names, Arc::clone(&route));
         }

@@ -93,11 +93,16 @@ fn place(names: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::outgoing::Path;
     use std::sync::Arc;
+
+    fn route() -> Route {
+        Arc::new(Path { shards: Box::new([]), refusable: false })
+    }
 
     #[test]
     fn the_same_queues_are_the_same_route() {
-        let make = || Route::from(Vec::new());
+        let make = || route();
         let mut routes = Routes::default();
         let [one, two] = [[QueueId(1)], [QueueId(2)]].map(|queues| routes.to(1, &queues, make));
         assert!(!Arc::ptr_eq(&one, &two));
@@ -111,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_route_is_remembered_until_the_topology_changes() {
-        let (one, two): (Route, Route) = (Arc::from(Vec::new()), Arc::from(Vec::new()));
+        let (one, two) = (route(), route());
         let mut routes = Routes::default();
         assert!(routes.get(1, b"\x01x\x01a").is_none());
         routes.put(b"\x01x\x01a", one.clone());
@@ -130,8 +135,7 @@ mod tests {
     fn keys_that_share_a_place_are_not_mixed_up() {
         let mut routes = Routes::default();
         assert!(routes.get(1, b"").is_none());
-        let all: Vec<(String, Route)> =
-            (0..200).map(|number| (format!("{number}-same"), Arc::from(Vec::new()) as Route)).collect();
+        let all: Vec<(String, Route)> = (0..200).map(|number| (format!("{number}-same"), route())).collect();
         all.iter().for_each(|(key, route)| routes.put(key.as_bytes(), route.clone()));
         for (key, route) in all.iter().chain(&all) {
             assert!(Arc::ptr_eq(routes.get(1, key.as_bytes()).unwrap(), route), "{key}");

@@ -7,6 +7,7 @@ use broker::message::{Messages, Parts};
 use super::acks::Settlement;
 use super::answers::Awaited;
 use super::channel::Unacked;
+use super::drafts::Traits;
 use super::outgoing::Route;
 use super::{Outcome, Session, reply};
 
@@ -16,12 +17,12 @@ pub(super) struct Published {
     message: Messages,
     route: Route,
     mandatory: bool,
-    persistent: bool,
+    traits: Traits,
 }
 
 impl Published {
-    pub(super) fn new(parts: &Parts<'_>, route: Route, mandatory: bool, persistent: bool) -> Published {
-        Published { message: parts.to_messages(), route, mandatory, persistent }
+    pub(super) fn new(parts: &Parts<'_>, route: Route, mandatory: bool, traits: Traits) -> Published {
+        Published { message: parts.to_messages(), route, mandatory, traits }
     }
 }
 
@@ -56,17 +57,17 @@ impl Session {
     /// Carries out what has gathered and answers when all of it is committed by every shard concerned.
     pub(super) fn commit(&mut self, number: u16, out: &mut Vec<u8>) -> Outcome {
         let Transaction { published, settled } = std::mem::take(self.transaction(number)?);
-        for Published { message, route, mandatory, persistent } in published {
+        for Published { message, route, mandatory, traits } in published {
             let message = message.first();
             let (properties, body) = (message.properties(), message.body());
             let parts = Parts { route: message.route(), properties, body };
             if route.is_empty() {
                 self.unroutable(number, &parts, mandatory, out);
             } else {
-                self.outgoing.publish(&route, &parts, persistent, None);
+                self.outgoing.publish(&route, &parts, traits, None);
             }
         }
-        for wanted in [Settlement::Done, Settlement::Requeue] {
+        for wanted in [Settlement::Done, Settlement::Requeue, Settlement::Reject] {
             let of_it = settled.iter().filter(|(_, _, settlement)| *settlement == wanted);
             self.settle_all(number, of_it.map(|(_, message, _)| *message), wanted);
         }

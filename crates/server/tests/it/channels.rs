@@ -148,11 +148,13 @@ async fn check(client: &mut Client, code: u16, name: &str, cases: &[(Method<'_>,
 async fn what_is_the_brokers_own_is_refused() {
     let (_broker, mut client) = start().await;
     let exchange = exchange::Declare { exchange: "amq.mine", ..x() };
+    let default = exchange::Declare { exchange: "", passive: true, ..x() };
     let reserved = "name 'amq.mine' contains reserved prefix 'amq.*'";
     let cases = [
         (Method::QueueDeclare(transient("amq.mine")), &*format!("queue {reserved}")),
         (Method::ExchangeDeclare(exchange), &*format!("exchange {reserved}")),
         (bind("q", ""), "operation not permitted on the default exchange"),
+        (Method::ExchangeDeclare(default), "operation not permitted on the default exchange"),
     ];
     check(&mut client, 403, "ACCESS_REFUSED", &cases).await;
 }

@@ -211,7 +211,13 @@ impl World {
                 self.clients.all[client].unconfirmed.insert(number);
                 batch.confirms.push(Confirm { publisher: 1, first: number, last: number });
             }
-            let one = Publish { messages: oracle::message(number), persistent, route };
+            let one = Publish {
+                messages: oracle::message(number),
+                persistent,
+                expires: false,
+                route,
+                confirm: None,
+            };
             match batch.runs.last_mut() {
                 Some(run) if run.route == route && run.persistent == persistent => join(run, &one.messages),
                 _ => batch.runs.push(one),
@@ -244,6 +250,7 @@ impl World {
             exclusive: false,
             priority: 0,
             prefetch: [0, 1, 2, 10][self.random.index(4)],
+            timeout_ms: None,
             window: Window::default(),
         };
         self.request(client, Asked::Consume, Request::Consume(QueueId(queue), subscription));

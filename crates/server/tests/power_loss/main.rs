@@ -108,6 +108,8 @@ fn power_loss_loses_nothing_confirmed() {
         sum.paged_in,
         sum.removed,
         sum.segments,
+        sum.refused,
+        sum.full,
     ] {
         assert!(happened > 0 || seeds.end - seeds.start < 50, "void: {sum:?}");
     }

@@ -17,7 +17,7 @@ use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Request}
 use broker::stream::{self, Reading, Retention, Start, Wanted};
 use broker::window::Window;
 use server::ledger::{Budget, Ledger, Pending, Recovery};
-use server::pager::Pages;
+use server::pager::{Journal, Pages};
 use store::sim::{Fault, Random, SimDisk};
 use store::{Disk, Files, Lsn, Round};
 
@@ -299,7 +299,15 @@ impl World {
         static LIVES: AtomicU64 = AtomicU64::new(1);
         let mut recovery = Recovery::default();
         recovery.limit_paging(self.limits);
-        recovery.open(QUEUE, Options { label: "queue".to_owned(), durable: true, auto_delete: false });
+        recovery.open(
+            QUEUE,
+            Options {
+                label: "queue".to_owned(),
+                durable: true,
+                auto_delete: false,
+                settings: broker::topology::Settings::default(),
+            },
+        );
         for id in STREAMS {
             let options = stream::Options::new(format!("stream {id}"));
             recovery.open(id, stream::Options { retention: self.retention, segment_size: 4000, ..options });
@@ -310,7 +318,7 @@ impl World {
             })?;
         (self.oldest, self.synced, self.written) = (files.oldest(), report.next, report.next);
         self.ledger = recovery.finish(files.oldest(), report.next, self.budget);
-        self.ledger.set_time(self.now_ms);
+        self.ledger.tick(self.now_ms);
         self.files = Some(files);
         self.ledger.shard().check();
         let known = self.ledger.segments();
@@ -321,7 +329,8 @@ impl World {
         };
         let life = || LIVES.fetch_add(1, Ordering::Relaxed);
         self.pages = Some(
-            Pages::open(self.disk.clone(), Path::new(SEGMENTS), options, known, life)?.with_window(4096),
+            Pages::open(self.disk.clone(), Path::new(SEGMENTS), options, &known, Journal::Whole, life)?
+                .with_window(4096),
         );
         Ok(())
     }
@@ -423,7 +432,7 @@ impl World {
         self.ledger.handle(INSPECTOR, Command::Request(0, read));
         let mut found = Vec::new();
         loop {
-            self.ledger.set_time(self.now_ms);
+            self.ledger.tick(self.now_ms);
             let pending = self.ledger.finish_round();
             self.note_trims();
             pending.into_iter().for_each(|pending| self.order(pending));
@@ -472,7 +481,7 @@ impl World {
             self.hear_page();
         }
         self.now_ms += self.random.below(300);
-        self.ledger.set_time(self.now_ms);
+        self.ledger.tick(self.now_ms);
         for _ in 0..self.random.below(4) {
             self.act();
         }
@@ -521,7 +530,13 @@ impl World {
         let messages = Messages::encoded(bytes.into(), u32::try_from(count).expect("a few"));
         let batch = Batch {
             routes: vec![Arc::from(route)],
-            runs: vec![Publish { messages, persistent: self.random.below(2) == 0, route: 0 }],
+            runs: vec![Publish {
+                messages,
+                persistent: self.random.below(2) == 0,
+                expires: false,
+                route: 0,
+                confirm: None,
+            }],
             confirms: vec![Confirm { publisher: 1, first, last: self.last_number }],
         };
         self.counts.published += count;
@@ -638,7 +653,7 @@ impl World {
         self.urgent = false;
         let buffers = std::mem::take(&mut self.buffers);
         self.reports.push_back(Report { synced: self.synced, oldest: files.oldest(), buffers });
-        files.prepare().map_err(|_| Dead)
+        files.prepare().map(drop).map_err(|_| Dead)
     }
 
     fn hear(&mut self) {
@@ -743,6 +758,7 @@ fn subscription(consumer: u32, prefetch: u32) -> Subscription {
         exclusive: false,
         priority: 0,
         prefetch,
+        timeout_ms: None,
         window: Window::default(),
     }
 }

@@ -8,9 +8,10 @@ use broker::id::{ConnectionId, QueueId};
 use broker::page::{Answer, Limits, Order as PageOrder, Segment};
 use broker::queue::Options;
 use broker::shard::{Command, Confirm, Delivery, Effect, Reply, Request};
+use broker::topology::Settings;
 use server::ledger::{Budget, Ledger, Pending, Recovery};
-use server::pager::Pages;
-use store::sim::{Fault, Random, SimDisk};
+use server::pager::{Journal, Pages};
+use store::sim::{Call, Fault, Planned, Random, SimDisk};
 use store::{Files, Lsn, Round};
 
 use crate::clients::{Asked, Clients};
@@ -49,6 +50,10 @@ pub(crate) struct Counts {
     pub(crate) paged_in: u64,
     pub(crate) removed: u64,
     pub(crate) segments: u64,
+    /// Spills that the disk refused.
+    pub(crate) refused: u64,
+    /// Rounds that a full disk refused, until it had room.
+    pub(crate) full: u64,
     /// Confirmed messages that a crash had to leave alone.
     pub(crate) at_stake: u64,
     pub(crate) recovered: u64,
@@ -74,6 +79,8 @@ impl Counts {
         self.paged_in += other.paged_in;
         self.removed += other.removed;
         self.segments += other.segments;
+        self.refused += other.refused;
+        self.full += other.full;
         self.at_stake += other.at_stake;
         self.recovered += other.recovered;
     }
@@ -88,6 +95,12 @@ struct Report {
     synced: Lsn,
     oldest: Lsn,
     buffers: Vec<Vec<u8>>,
+}
+
+/// What a client hears.
+enum Happened {
+    Replied(u64, Result<Reply, broker::error::Error>),
+    Delivered(Delivery),
 }
 
 /// How a broker ends.
@@ -142,6 +155,7 @@ impl World {
             zero_ahead_min: [256, 512, 2048][random.index(3)],
             zero_ahead_max: 4096,
             spares_max: random.index(3),
+            reserve: [0, 3000][random.index(2)],
             ..store::Options::default()
         };
         let budget = Budget { journal_size: file_size * [2, 4][random.index(2)], step: 2 * file_size };
@@ -184,11 +198,44 @@ impl World {
             let nth = 1 + self.random.below(80);
             self.disk.fail(nth, None, Fault::PowerCut);
         }
+        self.break_segments();
+        self.fill_disk();
         let steps = self.random.below(50);
         let died = (0..steps).any(|_| self.step().is_err());
         self.counts.inside_calls += u64::from(died);
         assert!(!died || self.disk_is_down(), "only a power cut keeps the disk from working");
         self.end_and_recover()
+    }
+
+    /// Sometimes the disk takes no more segments for a while, because it is full or fails.
+    fn break_segments(&mut self) {
+        if self.random.below(3) > 0 {
+            return;
+        }
+        // A read that fails is tried again, so it is the same as one that comes late.
+        let calls = [Call::Create, Call::Write, Call::Sync, Call::SyncDir, Call::Remove, Call::Open];
+        self.disk.plan(Planned {
+            nth: 1 + self.random.below(10),
+            only: Some(calls[self.random.index(calls.len())]),
+            below: Some(SEGMENTS.into()),
+            fault: [Fault::Io, Fault::Full, Fault::Short][self.random.index(3)],
+            times: 1 + self.random.below(4),
+        });
+    }
+
+    /// Sometimes there is no room for the journal for a while.
+    fn fill_disk(&mut self) {
+        if self.random.below(3) > 0 {
+            return;
+        }
+        let calls = [Call::Create, Call::Write, Call::Zero, Call::Rename, Call::Remove];
+        self.disk.plan(Planned {
+            nth: 1 + self.random.below(10),
+            only: Some(calls[self.random.index(calls.len())]),
+            below: Some(DIR.into()),
+            fault: [Fault::Full, Fault::Short][self.random.index(2)],
+            times: 1 + self.random.below(4),
+        });
     }
 
     /// Some steps; the power goes only if that is still planned.
@@ -215,6 +262,10 @@ impl World {
             }
             match self.try_recover() {
                 Ok(found) => return self.recovered(found, survives),
+                // All that a segment held, whose file is not there.
+                Err(error) if error.kind == store::Kind::Foreign => {
+                    return Wrong { lost: 1, ..Wrong::default() };
+                }
                 Err(error) => {
                     assert!(self.disk_is_down(), "only the disk can keep a broker from coming back: {error}")
                 }
@@ -272,7 +323,7 @@ impl World {
         self.ledger.shard().check();
         let copy = copy.finish(self.oldest, report.next, self.budget);
         let known = self.ledger.segments();
-        let mut pages = open_pages(&self.disk, known)?;
+        let mut pages = open_pages(&self.disk, &known)?;
         self.counts.segments += self.ledger.segments().len() as u64;
         let (found, lost) = contents(copy, &mut pages, self.oracle.queues.keys().copied());
         self.damaged += lost;
@@ -314,6 +365,9 @@ impl World {
         if self.random.below(100) < carry_out {
             let count = 1 + self.random.index(4);
             self.carry_out(count)?;
+        }
+        if self.random.below(100) < carry_out / 4 {
+            self.retry_pages()?;
         }
         if self.random.below(100) < hear_page {
             self.hear_page();
@@ -370,7 +424,14 @@ impl World {
         let Some(files) = self.files.as_mut() else { return Ok(()) };
         match self.orders.pop_front() {
             Some(Order::Write(round, urgent)) => {
-                files.write(&round).map_err(|_| Dead)?;
+                match files.write(&round) {
+                    Err(error) if error.kind == store::Kind::Full => {
+                        self.orders.push_front(Order::Write(round, urgent));
+                        self.counts.full += 1;
+                        return Ok(());
+                    }
+                    written => written.map_err(|_| Dead)?,
+                }
                 self.written = round.end();
                 self.urgent |= urgent;
                 self.buffers.push(round.into_buffer());
@@ -392,7 +453,7 @@ impl World {
         self.oracle.synced(self.synced);
         let buffers = std::mem::take(&mut self.buffers);
         self.reports.push_back(Report { synced: self.synced, oldest: files.oldest(), buffers });
-        files.prepare().map_err(|_| Dead)
+        files.prepare().map(drop).map_err(|_| Dead)
     }
 
     fn hear(&mut self) {
@@ -428,12 +489,21 @@ impl World {
         Ok(())
     }
 
+    /// A second has gone by: the pager's thread tries again what failed.
+    fn retry_pages(&mut self) -> Result<(), Dead> {
+        let Some(pages) = self.pages.as_mut().filter(|pages| pages.wants_retry()) else { return Ok(()) };
+        let answers = &mut self.page_answers;
+        pages.retry(|answer| answers.push_back(answer));
+        if self.disk_is_down() { Err(Dead) } else { Ok(()) }
+    }
+
     pub(crate) fn hear_page(&mut self) {
         let Some(answer) = self.page_answers.pop_front() else { return };
         match answer {
             Answer::Spilled { .. } => self.counts.spilled += 1,
             Answer::Read { .. } => self.counts.paged_in += 1,
-            Answer::Refused { .. } | Answer::TryAgain => panic!("a disk that works refuses nothing"),
+            Answer::Refused { .. } => self.counts.refused += 1,
+            Answer::TryAgain => {}
         }
         self.ledger.paged(answer);
         self.take_effects();
@@ -442,8 +512,10 @@ impl World {
 
     /// All that was asked of segments is done and heard of.
     fn settle_pages(&mut self) -> Result<(), Dead> {
-        while !self.page_orders.is_empty() || !self.page_answers.is_empty() {
+        let wants_retry = |pages: &Option<Pages<SimDisk>>| pages.as_ref().is_some_and(Pages::wants_retry);
+        while !self.page_orders.is_empty() || !self.page_answers.is_empty() || wants_retry(&self.pages) {
             self.carry_out(usize::MAX)?;
+            self.retry_pages()?;
             self.hear_page();
             self.finish_round();
         }
@@ -524,27 +596,32 @@ impl World {
                 }
             }
         }
-        // Who waited for the disk is served in the order of the queue.
-        replies.sort_by_key(|(_, _, reply)| match reply {
-            Ok(Reply::Got(Some(delivery), _)) => delivery.first,
-            Ok(Reply::Got(None, _)) => u64::MAX,
-            _ => 0,
-        });
-        for (connection, token, reply) in replies {
-            match reply {
-                Ok(reply) => self.answered(connection, token, reply),
-                Err(error) => {
+        // Consumers and those who waited for the disk are served in the order of the queue; last, who gets nothing.
+        let got = |reply: &Result<Reply, _>| match reply {
+            Ok(Reply::Got(Some(delivery), _)) => (1, delivery.queue, delivery.first),
+            Ok(Reply::Got(None, _)) => (2, QueueId(0), 0),
+            _ => (0, QueueId(0), 0),
+        };
+        let replied = |(connection, token, reply)| (got(&reply), connection, Happened::Replied(token, reply));
+        let mut happened: Vec<_> = replies.into_iter().map(replied).collect();
+        happened.extend(deliveries.into_iter().map(|(connection, delivery)| {
+            ((1, delivery.queue, delivery.first), connection, Happened::Delivered(delivery))
+        }));
+        happened.sort_by_key(|(order, ..)| *order);
+        for (_, connection, happened) in happened {
+            match happened {
+                Happened::Delivered(delivery) => {
+                    let no_ack = self.clients.is_no_ack(connection, delivery.consumer);
+                    self.delivered(connection, &delivery, no_ack);
+                }
+                Happened::Replied(token, Ok(reply)) => self.answered(connection, token, reply),
+                Happened::Replied(token, Err(error)) => {
                     let asked = self.clients.answered(token);
                     let gone = |queue| !self.oracle.queues.contains_key(queue);
                     let waited = matches!(&asked, Asked::Get { queue, .. } if gone(queue));
                     assert!(waited, "only what is right is asked: {error}");
                 }
             }
-        }
-        deliveries.sort_by_key(|(_, delivery)| (delivery.queue, delivery.first));
-        for (connection, delivery) in deliveries {
-            let no_ack = self.clients.is_no_ack(connection, delivery.consumer);
-            self.delivered(connection, &delivery, no_ack);
         }
         assert!(self.ledger.poll_notice().is_none(), "no queue here is auto-delete");
     }
@@ -558,6 +635,9 @@ impl World {
                     self.oracle.confirm(number, self.synced);
                     self.counts.confirmed += 1;
                 }
+            }
+            Effect::Refused(_) | Effect::Forward(_) | Effect::TimedOut(..) => {
+                unreachable!("queues are plain")
             }
             Effect::Cancelled(consumer) => self.clients.cancelled(connection, *consumer),
         }
@@ -601,7 +681,7 @@ impl World {
 }
 
 fn options(queue: u64, durable: bool) -> Options {
-    Options { label: format!("queue '{queue}'"), durable, auto_delete: false }
+    Options { label: format!("queue '{queue}'"), durable, auto_delete: false, settings: Settings::default() }
 }
 
 /// Room for a few messages of a queue, or for many.
@@ -611,12 +691,13 @@ fn limits(random: &mut Random) -> Limits {
     Limits { queue, keep, tail, spill, front: unit, in_flight: 6 * unit, hold: 12 * unit }
 }
 
-fn open_pages(disk: &SimDisk, known: Vec<(QueueId, Segment)>) -> store::Result<Pages<SimDisk>> {
+fn open_pages(disk: &SimDisk, known: &[(QueueId, Segment)]) -> store::Result<Pages<SimDisk>> {
     static LIVES: AtomicU64 = AtomicU64::new(1);
     let options =
         store::segment::Options { segment_size: 6000, block_size: 700, ..store::segment::Options::default() };
     let life = || LIVES.fetch_add(1, Ordering::Relaxed);
-    Ok(Pages::open(disk.clone(), Path::new(SEGMENTS), options, known, life)?.with_window(WINDOW))
+    Ok(Pages::open(disk.clone(), Path::new(SEGMENTS), options, known, Journal::Whole, life)?
+        .with_window(WINDOW))
 }
 
 /// Takes everything out of a ledger, and counts what should be in its segments and is not. It spills nothing and removes nothing: the other ledger goes on with its segments.

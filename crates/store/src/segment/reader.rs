@@ -18,6 +18,9 @@ use crate::header::{FILE_HEADER_SIZE, HeaderRead};
 /// The smallest window: a header must fit in.
 const WINDOW_MIN: usize = 4096;
 
+/// What a disk reads or fails to read at once, bytes.
+const SECTOR: usize = 4096;
+
 /// An open segment, to be read. It keeps no position: who reads remembers [`Chunk::next`].
 #[derive(Debug)]
 pub struct Reader<F> {
@@ -36,6 +39,15 @@ pub struct Chunk {
     pub damages: Vec<Damage>,
     /// Where the next read begins.
     pub next: Place,
+    /// Bytes of the buffer that the runs share, and that each of them keeps alive.
+    pub buffer: usize,
+}
+
+/// What is done about bytes that the disk does not give.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unreadable {
+    IsAnError,
+    IsZeros,
 }
 
 /// Messages with consecutive sequence numbers, each exactly as it was appended.
@@ -102,6 +114,13 @@ impl<F: File> Reader<F> {
         Ok(Reader { file, path, id, damage })
     }
 
+    /// Opens the segment without a look at its header, which the disk may not give.
+    pub fn open_blindly<D: Disk<File = F>>(disk: &D, dir: &Path, id: Id) -> Result<Reader<F>> {
+        let path = dir.join(id.name.file_name());
+        let file = disk.open_to_read(&path).map_err(|error| Error::io("open", &path, &error))?;
+        Ok(Reader::of(file, &path, id))
+    }
+
     /// What is wrong with the header of the file.
     pub fn damage(&self) -> Option<&Damage> {
         self.damage.as_ref()
@@ -116,12 +135,23 @@ impl<F: File> Reader<F> {
     ///
     /// Memory: the window, or the first block if that is larger. A lost end of the file counts as zeros.
     pub fn read(&self, from: Place, to: Place, window: usize) -> Result<Chunk> {
-        let mut chunk = Chunk { runs: Vec::new(), damages: Vec::new(), next: from };
+        self.read_by(from, to, window, Unreadable::IsAnError)
+    }
+
+    /// The same when a disk goes on to fail: what it does not give counts as zeros, in sectors of 4 KiB, so that only the
+    /// messages there are lost.
+    pub fn salvage(&self, from: Place, to: Place, window: usize) -> Result<Chunk> {
+        self.read_by(from, to, window, Unreadable::IsZeros)
+    }
+
+    fn read_by(&self, from: Place, to: Place, window: usize, unreadable: Unreadable) -> Result<Chunk> {
+        let mut chunk = Chunk { runs: Vec::new(), damages: Vec::new(), next: from, buffer: 0 };
         let mut bytes = Vec::new();
-        self.fill(&mut bytes, from.offset, to.offset, window.max(WINDOW_MIN) as u64)?;
+        self.fill(&mut bytes, from.offset, to.offset, window.max(WINDOW_MIN) as u64, unreadable)?;
         if let Some(first) = self.block_at(&bytes, from.offset, to) {
-            self.fill(&mut bytes, from.offset, to.offset, first.size())?;
+            self.fill(&mut bytes, from.offset, to.offset, first.size(), unreadable)?;
         }
+        chunk.buffer = bytes.len();
         let window = Window { offset: from.offset, bytes: Bytes::from(bytes) };
         while chunk.next.offset < to.offset {
             let rest = window.at(chunk.next.offset);
@@ -131,7 +161,7 @@ impl<F: File> Reader<F> {
                 None => match self.find(rest, chunk.next.offset, to) {
                     Some(found) => skip(&mut chunk, found),
                     None if chunk.next == from => {
-                        let found = self.search(window.end(), to, window.bytes.len())?;
+                        let found = self.search(window.end(), to, window.bytes.len(), unreadable)?;
                         skip(&mut chunk, found);
                         break;
                     }
@@ -143,16 +173,42 @@ impl<F: File> Reader<F> {
     }
 
     /// Reads more until `bytes`, which stand at `offset`, are `len`, or reach `to`.
-    fn fill(&self, bytes: &mut Vec<u8>, offset: u64, to: u64, len: u64) -> Result<()> {
+    fn fill(
+        &self,
+        bytes: &mut Vec<u8>,
+        offset: u64,
+        to: u64,
+        len: u64,
+        unreadable: Unreadable,
+    ) -> Result<()> {
         let len = len.min(to.saturating_sub(offset));
         let len = usize::try_from(len).map_err(|error| self.error(&io::Error::other(error)))?;
         let filled = bytes.len();
         if filled < len {
             bytes.resize(len, 0);
-            let read = self.file.read_at(offset + filled as u64, &mut bytes[filled..]);
-            read.map_err(|error| self.error(&error))?;
+            let at = offset + filled as u64;
+            let read = self.file.read_at(at, &mut bytes[filled..]);
+            match read {
+                Ok(_) => {}
+                Err(_) if unreadable == Unreadable::IsZeros => self.fill_sectors(&mut bytes[filled..], at),
+                Err(error) => return Err(self.error(&error)),
+            }
         }
         Ok(())
+    }
+
+    /// Reads sector by sector; those that cannot be read are zeros.
+    fn fill_sectors(&self, bytes: &mut [u8], mut offset: u64) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let to_boundary = SECTOR - usize::try_from(offset % SECTOR as u64).expect("below a sector");
+            let (sector, behind) = rest.split_at_mut(to_boundary.min(rest.len()));
+            if self.file.read_at(offset, sector).is_err() {
+                sector.fill(0);
+            }
+            offset += sector.len() as u64;
+            rest = behind;
+        }
     }
 
     fn error(&self, error: &io::Error) -> Error {
@@ -177,19 +233,41 @@ impl<F: File> Reader<F> {
     }
 
     /// Where the next block begins, of which no header ends before `offset`; at the latest, `to`.
-    fn search(&self, offset: u64, to: Place, window: usize) -> Result<Place> {
+    fn search(&self, offset: u64, to: Place, window: usize, unreadable: Unreadable) -> Result<Place> {
         let (mut end, mut bytes) = (offset, Vec::new());
         while end < to.offset {
             // A header may begin in the last bytes that were looked at. `find` passes over one byte more.
             let offset = end - BLOCK_HEADER_SIZE as u64;
             bytes.clear();
-            self.fill(&mut bytes, offset, to.offset, window.max(WINDOW_MIN) as u64)?;
+            self.fill(&mut bytes, offset, to.offset, window.max(WINDOW_MIN) as u64, unreadable)?;
             if let Some(found) = self.find(&bytes, offset, to) {
                 return Ok(found);
             }
             end = offset + bytes.len() as u64;
         }
         Ok(to)
+    }
+}
+
+/// Whether the file of the segment `id` in `dir` is there and is not another's: [`Kind::Foreign`] if not. A header that
+/// is damaged says nothing against it.
+pub fn verify<D: Disk>(disk: &D, dir: &Path, id: Id) -> Result<()> {
+    let path = dir.join(id.name.file_name());
+    let missing = || Error::new(Kind::Foreign, format!("{} is missing; it should hold {id}", path.display()));
+    let file = disk.open_to_read(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => missing(),
+        _ => Error::io("open", &path, &error),
+    })?;
+    let mut header = [0; FILE_HEADER_SIZE];
+    // What cannot be read now is tried again when it is wanted.
+    let read = file.read_at(0, &mut header).unwrap_or(0);
+    match FileHeader::decode(&header[..read]) {
+        HeaderRead::Valid(found) if found.id != id => Err(Error::new(
+            Kind::Foreign,
+            format!("{} says it is {}; it should be {id}", path.display(), found.id),
+        )),
+        HeaderRead::Newer(format) => Err(newer(&path, format)),
+        HeaderRead::Valid(_) | HeaderRead::Damaged => Ok(()),
     }
 }
 

@@ -190,6 +190,17 @@ impl<D: Disk> Writer<D> {
         }
     }
 
+    /// Whether a sync has failed: nothing more is appended.
+    pub fn is_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// The segments to which every append failed: nothing is in their files.
+    pub fn unwritten(&self) -> impl Iterator<Item = Name> {
+        let unwritten = self.current.values().filter(|segment| segment.end.offset == 0);
+        unwritten.map(|segment| segment.id.name)
+    }
+
     /// Holds after every call.
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {

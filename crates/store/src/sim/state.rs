@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::inode::Inode;
 use super::random::Random;
-use super::{Call, Fault};
+use super::{Call, Fault, Planned};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -18,7 +19,9 @@ pub(super) struct State {
     /// What makes `names` of `durable_names`.
     changes: Vec<Change>,
     pub(super) counts: BTreeMap<Call, u64>,
-    pub(super) plan: Option<Plan>,
+    pub(super) plans: Vec<Planned>,
+    /// Bytes of files that cannot be read.
+    spoiled: Vec<(u64, Range<u64>)>,
     powerless: bool,
     /// Whether syncs do nothing.
     pub(super) lies: bool,
@@ -33,18 +36,17 @@ pub(super) enum Change {
     Remove { path: PathBuf, inode: u64 },
 }
 
-/// The fault of the `countdown`th call from now.
-#[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) countdown: u64,
-    pub(super) only: Option<Call>,
-    pub(super) fault: Fault,
+/// What a call is about.
+#[derive(Clone, Copy)]
+pub(super) enum About<'a> {
+    Path(&'a Path),
+    Inode(u64),
 }
 
 impl State {
     pub(super) fn reset(&mut self) {
         self.epoch += 1;
-        self.plan = None;
+        self.plans.clear();
         self.powerless = false;
     }
 
@@ -94,26 +96,53 @@ impl State {
     }
 
     /// Counts a call and says what goes wrong with it.
-    pub(super) fn enter(&mut self, call: Call) -> io::Result<Option<Fault>> {
+    pub(super) fn enter(&mut self, call: Call, about: About<'_>) -> io::Result<Option<Fault>> {
         if self.powerless {
             return Err(io::Error::other("the power is off"));
         }
         *self.counts.entry(call).or_default() += 1;
-        let Some(plan) = self.plan.as_mut().filter(|plan| plan.only.is_none_or(|only| only == call)) else {
-            return Ok(None);
-        };
-        plan.countdown = plan.countdown.saturating_sub(1);
-        if plan.countdown > 0 {
-            return Ok(None);
+        let mut fault = None;
+        let mut plans = std::mem::take(&mut self.plans);
+        for plan in plans.iter_mut().filter(|plan| plan.only.is_none_or(|only| only == call)) {
+            if !plan.below.as_deref().is_none_or(|dir| self.is_below(about, dir)) {
+                continue;
+            }
+            plan.nth = plan.nth.saturating_sub(1);
+            if plan.nth == 0 && plan.times > 0 {
+                plan.times -= 1;
+                fault = fault.or(Some(plan.fault));
+            }
         }
-        let fault = self.plan.take().map(|plan| plan.fault);
+        plans.retain(|plan| plan.times > 0);
+        self.plans = plans;
         self.powerless = fault == Some(Fault::PowerCut);
         Ok(fault)
     }
 
+    fn is_below(&self, about: About<'_>, dir: &Path) -> bool {
+        match about {
+            About::Path(path) => path.starts_with(dir),
+            About::Inode(inode) => {
+                self.names.iter().any(|(path, named)| *named == inode && path.starts_with(dir))
+            }
+        }
+    }
+
+    /// These bytes of a file cannot be read from now on.
+    pub(super) fn spoil(&mut self, inode: u64, bytes: Range<u64>) {
+        self.spoiled.push((inode, bytes));
+    }
+
+    pub(super) fn is_spoiled(&self, inode: u64, bytes: &Range<u64>) -> bool {
+        let touches = |(of, spoiled): &(u64, Range<u64>)| {
+            *of == inode && spoiled.start < bytes.end && bytes.start < spoiled.end
+        };
+        self.spoiled.iter().any(touches)
+    }
+
     /// Like `enter`, for a call that happens whole, except that a power cut comes just after it.
-    pub(super) fn enter_whole(&mut self, call: Call) -> io::Result<Option<io::Error>> {
-        match self.enter(call)? {
+    pub(super) fn enter_whole(&mut self, call: Call, path: &Path) -> io::Result<Option<io::Error>> {
+        match self.enter(call, About::Path(path))? {
             None => Ok(None),
             Some(Fault::PowerCut) => Ok(Some(Fault::PowerCut.error())),
             Some(fault) => Err(fault.error()),

@@ -93,7 +93,7 @@ impl Run {
                 self.write_round(&round)
             }
             Step::Sync => self.journal.sync().map(|synced| self.durable = synced),
-            Step::Prepare => self.journal.files.prepare(),
+            Step::Prepare => self.journal.files.prepare().map(drop),
             Step::Forget { percent } => self.forget(*percent),
             Step::Kill => return self.die(true),
             Step::Crash => return self.die(false),

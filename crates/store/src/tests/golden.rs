@@ -10,7 +10,14 @@ const FIXTURE: &[u8] = include_bytes!("../../fixtures/v1.journal");
 const DIR: &str = "/journal";
 
 fn options() -> Options {
-    Options { journal: 3, file_size: 1024, zero_ahead_min: 64, zero_ahead_max: 64, spares_max: 2 }
+    Options {
+        journal: 3,
+        file_size: 1024,
+        zero_ahead_min: 64,
+        zero_ahead_max: 64,
+        spares_max: 2,
+        ..Options::default()
+    }
 }
 
 fn path() -> PathBuf {

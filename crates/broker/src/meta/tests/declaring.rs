@@ -337,3 +337,38 @@ fn quorum_queues_are_durable_shared_and_named() {
     "#]],
     );
 }
+
+#[test]
+fn arguments_about_time_that_consumers_have() {
+    let mut story = Story::default();
+    for (key, value) in [
+        ("x-consumer-timeout", Value::from(0i32)),
+        ("x-consumer-timeout", 1i32.into()),
+        ("x-delayed-retry-type", "failed".into()),
+        ("x-delayed-retry-type", "x".into()),
+        ("x-delayed-retry-min", (-1i32).into()),
+        ("x-delayed-retry-max", 1i32.into()),
+        ("x-delayed-retry-backoff", "x".into()),
+        ("x-delayed-retry-backoff", "linear".into()),
+        ("x-delayed-retry-jitter", 100i32.into()),
+        ("x-delayed-retry-jitter", 101i32.into()),
+    ] {
+        let arguments = arguments(|table| table.with("x-queue-type", "quorum").with(key, value));
+        declare_and_forget(&mut story, &DeclareQueue { arguments, durable: true, ..queue("q") });
+    }
+    let arguments = arguments(|table| table.with("x-delayed-retry-type", "failed"));
+    declare_and_forget(&mut story, &DeclareQueue { arguments, ..queue("q") });
+    story.ends(&expect![[r#"
+        {"x-consumer-timeout": signedint 0, "x-queue-type": longstr quorum}: 406 invalid arg 'x-consumer-timeout' for queue 'q' in vhost '/': {value_zero,0}
+        {"x-consumer-timeout": signedint 1, "x-queue-type": longstr quorum}: ok
+        {"x-delayed-retry-type": longstr failed, "x-queue-type": longstr quorum}: ok
+        {"x-delayed-retry-type": longstr x, "x-queue-type": longstr quorum}: 406 invalid arg 'x-delayed-retry-type' for queue 'q' in vhost '/': invalid_delayed_retry_type
+        {"x-delayed-retry-min": signedint -1, "x-queue-type": longstr quorum}: 406 invalid arg 'x-delayed-retry-min' for queue 'q' in vhost '/': {value_negative,-1}
+        {"x-delayed-retry-max": signedint 1, "x-queue-type": longstr quorum}: ok
+        {"x-delayed-retry-backoff": longstr x, "x-queue-type": longstr quorum}: 406 invalid arg 'x-delayed-retry-backoff' for queue 'q' in vhost '/': invalid_delayed_retry_backoff
+        {"x-delayed-retry-backoff": longstr linear, "x-queue-type": longstr quorum}: ok
+        {"x-delayed-retry-jitter": signedint 100, "x-queue-type": longstr quorum}: ok
+        {"x-delayed-retry-jitter": signedint 101, "x-queue-type": longstr quorum}: 406 invalid arg 'x-delayed-retry-jitter' for queue 'q' in vhost '/': {max_value_exceeded,101}
+        {"x-delayed-retry-type": longstr failed}: 406 invalid arg 'x-delayed-retry-type' for queue 'q' in vhost '/' of queue type rabbit_classic_queue
+    "#]]);
+}

@@ -1,0 +1,344 @@
+//! What some queues do beyond keeping messages in order: time to live, limits, priorities, and what follows from returns.
+//! A plain queue has none of it, and pays for none of it.
+
+use std::collections::BTreeMap;
+
+use amqp::properties::Properties;
+
+use super::limits::body_bytes;
+use super::runs::Runs;
+use super::times::{Mark, Times};
+use super::{Queue, Run};
+use crate::message::Message;
+use crate::record::Span;
+use crate::sequence::Stretch;
+use crate::topology::{QueueKind, Settings};
+
+/// Priority from which a message of a quorum queue goes before others.
+const QUORUM_URGENT: u8 = 5;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Extras {
+    /// When messages arrived; kept if `timed`.
+    times: Times,
+    timed: bool,
+    /// Some messages have their own time to live.
+    expirations: bool,
+    /// What waits with a priority above the lowest: the highest last.
+    levels: Vec<Runs>,
+    /// The lowest priority of each level.
+    level_from: Vec<u8>,
+    /// What was returned and waits for its time, by that time and its number.
+    pub(super) delayed: BTreeMap<(u64, u64), Run>,
+    /// What was given back, and how often by then; not yet in the log.
+    pub(super) returned: Vec<(u16, Span)>,
+    /// How often messages came back whose segment does not know it.
+    pub(super) returned_on_disk: BTreeMap<u64, u16>,
+    /// Bytes of bodies that wait; counted where a limit asks for it.
+    pub(super) ready_bytes: u64,
+    /// When somebody last used the queue; kept if it expires.
+    last_used: u64,
+    had_consumers: bool,
+    /// When the queue wants to be looked at, as its shard knows it.
+    deadline: Option<u64>,
+}
+
+/// What a look at the clock found out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outlook {
+    /// When to look again.
+    pub(crate) next: Option<u64>,
+    /// Nobody has used the queue for as long as it may go unused.
+    pub(crate) expired: bool,
+}
+
+impl Extras {
+    /// What a queue with these settings needs.
+    fn of(settings: &Settings) -> Option<Box<Extras>> {
+        let level_from: Vec<u8> = match (settings.max_priority, settings.kind) {
+            (Some(max), _) => (1..=max).collect(),
+            (None, QueueKind::Quorum) => vec![QUORUM_URGENT],
+            (None, QueueKind::Classic | QueueKind::Stream) => Vec::new(),
+        };
+        let plain = Settings {
+            kind: settings.kind,
+            single_active_consumer: settings.single_active_consumer,
+            ..Settings::default()
+        };
+        if *settings == plain && level_from.is_empty() {
+            return None;
+        }
+        let levels = level_from.iter().map(|_| Runs::default()).collect();
+        let timed = settings.message_ttl_ms.is_some();
+        Some(Box::new(Extras { levels, level_from, timed, ..Extras::default() }))
+    }
+
+    /// All messages that wait with a priority, or for their time; to change where the log holds them.
+    pub(super) fn runs_mut(&mut self) -> impl Iterator<Item = (u64, &mut Run)> {
+        let delayed = self.delayed.iter_mut().map(|((_, first), run)| (*first, run));
+        self.levels.iter_mut().flat_map(Runs::iter_mut).chain(delayed)
+    }
+
+    /// What waits, the highest priority first, but for the lowest.
+    fn levels(&self) -> impl Iterator<Item = &Runs> {
+        self.levels.iter().rev()
+    }
+
+    /// The level of a message; `None`: the lowest.
+    fn level(&self, message: Message<'_>) -> Option<usize> {
+        let priority = Properties::new(message.properties()).ok()?.priority()?;
+        self.level_from.partition_point(|from| *from <= priority).checked_sub(1)
+    }
+
+    /// When a message is too old, if ever.
+    fn due(&self, ttl: Option<u64>, number: u64, message: Message<'_>) -> Option<u64> {
+        let own = if self.expirations { expiration(message) } else { None };
+        let ttl = [ttl, own].into_iter().flatten().min()?;
+        Some(self.times.of(number).saturating_add(ttl))
+    }
+}
+
+/// Milliseconds that a message may wait, by its own account.
+fn expiration(message: Message<'_>) -> Option<u64> {
+    Properties::new(message.properties()).ok()?.expiration()?.parse().ok()
+}
+
+impl Queue {
+    /// The settings have changed, or are known for the first time.
+    ///
+    /// A mark that the log has to know, if the queue is durable: what came before counts from now on.
+    pub(crate) fn configure(&mut self, settings: Settings, now: u64) -> Option<Mark> {
+        self.consumers.set_single(settings.single_active_consumer);
+        let ready_bytes =
+            settings.max_length_bytes.map_or(0, |_| self.ready().map(|(_, run)| body_bytes(run)).sum());
+        if let Some(extras) = Extras::of(&settings)
+            && self.extras.is_none()
+        {
+            self.extras = Some(extras);
+        }
+        self.options.settings = settings;
+        let (lowest, next) = (self.lowest(), self.next_sequence);
+        let extras = self.extras.as_deref_mut()?;
+        extras.ready_bytes = ready_bytes;
+        extras.last_used = extras.last_used.max(now);
+        extras.timed |= self.options.settings.message_ttl_ms.is_some();
+        let mark = Mark { first: lowest, ms: now };
+        (extras.timed && lowest < next && extras.times.begins_after(lowest)).then(|| {
+            extras.times.recover(mark);
+            mark
+        })
+    }
+
+    /// Messages arrive. `expires`: some have their own time to live. A mark that the log has to know, if they are stored.
+    pub(crate) fn arrive(&mut self, first: u64, now: u64, expires: bool) -> Option<Mark> {
+        if expires {
+            let extras = self.extras.get_or_insert_default();
+            (extras.expirations, extras.timed) = (true, true);
+        }
+        let extras = self.extras.as_deref_mut().filter(|extras| extras.timed)?;
+        let mark = Mark { first, ms: now };
+        extras.times.note(mark).then_some(mark)
+    }
+
+    /// Recovery: messages from a number on arrived at a time.
+    pub(crate) fn recover_mark(&mut self, mark: Mark) {
+        self.saw_sequence(mark.first + 1);
+        let extras = self.extras.get_or_insert_default();
+        // Why is not in the log: some may have their own time to live.
+        (extras.expirations, extras.timed) = (true, true);
+        extras.times.recover(mark);
+    }
+
+    /// Recovery is over: what has no mark counts from now on, and what comes now has one of its own.
+    pub(crate) fn recovered_times(&mut self, now: u64) {
+        let (lowest, next) = (self.lowest(), self.next_sequence);
+        if let Some(extras) = &mut self.extras
+            && extras.timed
+            && lowest < next
+            && extras.times.begins_after(lowest)
+        {
+            extras.times.recover(Mark { first: lowest, ms: now.saturating_sub(1) });
+        }
+    }
+
+    /// All marks, for the log.
+    pub(crate) fn marks(&self) -> Vec<Mark> {
+        self.extras.as_ref().map_or_else(Vec::new, |extras| extras.times.marks())
+    }
+
+    /// Splits messages by priority.
+    pub(super) fn enqueue_by_priority(&mut self, first: u64, mut run: Run) {
+        let mut first = first;
+        loop {
+            let Some(extras) = self.extras.as_deref_mut() else { return };
+            let mut levels = run.messages.iter().map(|message| extras.level(message));
+            let level = levels.next().flatten();
+            let same = 1 + levels.take_while(|other| *other == level).count();
+            let part_len = u32::try_from(same).unwrap_or(u32::MAX);
+            let last = part_len >= run.count();
+            let part = if last { run.clone() } else { run.split_to(part_len) };
+            match level {
+                Some(level) => extras.levels[level].insert(first, part),
+                None => self.enqueue_last(first, part),
+            }
+            if last {
+                return;
+            }
+            first += u64::from(part_len);
+        }
+    }
+
+    /// Where the next messages are.
+    pub(super) fn head(&mut self) -> &mut Runs {
+        let Queue { extras, front, .. } = self;
+        let level = extras
+            .as_deref_mut()
+            .and_then(|extras| extras.levels.iter_mut().rev().find(|level| !level.is_empty()));
+        level.unwrap_or(front)
+    }
+
+    /// What waits with a priority.
+    pub(super) fn levels(&self) -> impl Iterator<Item = &Runs> {
+        self.extras.iter().flat_map(|extras| extras.levels())
+    }
+
+    pub(super) fn levels_mut(extras: &mut Option<Box<Extras>>) -> impl Iterator<Item = &mut Runs> {
+        extras.iter_mut().flat_map(|extras| extras.levels.iter_mut())
+    }
+
+    pub(super) fn has_levels(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| !extras.levels.is_empty())
+    }
+
+    /// What was returned and waits for its time.
+    pub(super) fn delayed(&self) -> impl Iterator<Item = (u64, &Run)> {
+        self.extras.iter().flat_map(|extras| extras.delayed.iter().map(|((_, first), run)| (*first, run)))
+    }
+
+    /// Takes out what was returned and waits for its time, piece by piece.
+    pub(super) fn pop_delayed(&mut self) -> Option<(u64, Run)> {
+        let extras = self.extras.as_deref_mut()?;
+        let ((_, first), run) = extras.delayed.pop_first()?;
+        Some((first, run))
+    }
+
+    /// Where the shard keeps when it looks at the queue again.
+    pub(crate) fn deadline(&mut self) -> Option<&mut Option<u64>> {
+        self.extras.as_deref_mut().map(|extras| &mut extras.deadline)
+    }
+
+    pub(crate) fn deadline_was(&self) -> Option<u64> {
+        self.extras.as_ref()?.deadline
+    }
+
+    pub(crate) fn has_extras(&self) -> bool {
+        self.extras.is_some()
+    }
+
+    /// Puts back what has waited long enough.
+    pub(crate) fn end_delays(&mut self, now: u64) {
+        while let Some(extras) = &mut self.extras
+            && let Some(entry) = extras.delayed.first_entry()
+            && entry.key().0 <= now
+        {
+            let ((_, first), run) = entry.remove_entry();
+            self.count_ready(&run);
+            self.enqueue(first, run);
+        }
+    }
+
+    /// Takes out messages that are too old at `now`: one of several pieces, `None` when nothing is left.
+    pub(crate) fn take_expired(&mut self, now: u64) -> Option<(u64, Run)> {
+        let ttl = self.options.settings.message_ttl_ms;
+        let Queue { extras, front, .. } = self;
+        let extras = extras.as_deref_mut().filter(|extras| extras.timed)?;
+        let Extras { times, expirations, levels, .. } = extras;
+        let before = ttl.and_then(|ttl| now.checked_sub(ttl));
+        let dead_before = before.map_or(0, |ms| times.first_after(ms));
+        let count_of = |first: u64, run: &Run| {
+            let by_ttl = dead_before.saturating_sub(first).min(run.count().into());
+            let by_ttl = u32::try_from(by_ttl).unwrap_or(u32::MAX);
+            if !*expirations || by_ttl > 0 {
+                return by_ttl;
+            }
+            let old = |(number, message): &(u64, Message<'_>)| {
+                expiration(*message).is_some_and(|own| times.of(*number).saturating_add(own) <= now)
+            };
+            let old = (first..).zip(run.messages.iter()).take_while(old).count();
+            u32::try_from(old).unwrap_or(u32::MAX)
+        };
+        let taken = levels.iter_mut().rev().chain([front]).find_map(|runs| {
+            let count = runs.first().map_or(0, |(first, run)| count_of(first, run));
+            if count > 0 { runs.pop_first(count) } else { None }
+        })?;
+        self.count_taken(&taken.1);
+        Some(taken)
+    }
+
+    /// The head is on the disk, and it is time to know it.
+    pub(crate) fn wants_head(&self, now: u64) -> bool {
+        let Some(extras) = &self.extras else { return false };
+        let Some(first) = self.backlog.first().filter(|_| self.front.is_empty()) else { return false };
+        let old = || {
+            let ttl = self.options.settings.message_ttl_ms;
+            extras.expirations || ttl.is_some_and(|ttl| extras.times.of(first).saturating_add(ttl) <= now)
+        };
+        (extras.timed && old()) || self.excess() > 0
+    }
+
+    /// The queue was used: somebody asked for it or for a message.
+    pub(crate) fn used(&mut self, now: u64) {
+        if let Some(extras) = &mut self.extras {
+            extras.last_used = now;
+        }
+    }
+
+    /// What the clock says.
+    pub(crate) fn outlook(&mut self, now: u64) -> Outlook {
+        let lowest = self.lowest();
+        let busy = !self.consumers.is_empty();
+        let settings = &self.options.settings;
+        let Some(extras) = self.extras.as_deref_mut() else { return Outlook::default() };
+        if extras.timed {
+            extras.times.forget_below(lowest);
+        }
+        if busy || extras.had_consumers {
+            extras.last_used = now;
+        }
+        extras.had_consumers = busy;
+        let unused_until =
+            settings.expires_ms.filter(|_| !busy).map(|ms| extras.last_used.saturating_add(ms));
+        let ttl = settings.message_ttl_ms;
+        let head_due = |runs: &Runs| {
+            let (first, run) = runs.first()?;
+            extras.due(ttl, first, run.messages.first())
+        };
+        let heads = extras
+            .levels
+            .iter()
+            .chain([&self.front])
+            .filter_map(|runs| extras.timed.then(|| head_due(runs))?);
+        let on_disk = self.backlog.first().filter(|_| self.front.is_empty() && extras.timed);
+        let on_disk = on_disk.and_then(|first| ttl.map(|ttl| extras.times.of(first).saturating_add(ttl)));
+        let delayed = extras.delayed.first_key_value().map(|((ms, _), _)| *ms);
+        let next = heads.chain(on_disk).chain(delayed).chain(unused_until).min();
+        Outlook { next, expired: unused_until.is_some_and(|ms| ms <= now) }
+    }
+
+    /// The lowest number that is in the queue, or the next one.
+    fn lowest(&self) -> u64 {
+        let firsts = self.levels().chain([&self.front]).filter_map(|runs| Some(runs.first()?.0));
+        let firsts = firsts.chain(self.backlog.first()).chain(self.unacked.first().map(|(first, _)| first));
+        firsts.chain(self.delayed().map(|(first, _)| first)).min().unwrap_or(self.next_sequence)
+    }
+
+    pub(super) fn check_extras(&self) {
+        self.levels().for_each(Runs::check);
+        let Some(extras) = &self.extras else { return };
+        if self.options.settings.max_length_bytes.is_some() && self.backlog.is_empty() {
+            let bytes: u64 = self.ready().map(|(_, run)| body_bytes(run)).sum();
+            assert_eq!(extras.ready_bytes, bytes, "bytes that wait");
+        }
+    }
+}

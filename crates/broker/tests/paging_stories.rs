@@ -1,0 +1,225 @@
+//! A shard whose messages move to a disk and back, where something is in the way.
+
+use std::sync::Arc;
+
+use broker::id::{ConnectionId, QueueId};
+use broker::message::{Messages, Parts};
+use broker::page::{Answer, Extent, Limits, Order, Place, Run, Segment};
+use broker::queue::{Options, Subscription};
+use broker::record::{Log, Position};
+
+use broker::shard::{Batch, Command, Effect, Publish, Reply, Request, Shard};
+use broker::topology::Settings;
+use broker::window::Window;
+use bytes::{Bytes, BytesMut};
+
+const ONE: QueueId = QueueId(1);
+const TWO: QueueId = QueueId(2);
+const PUBLISHER: ConnectionId = ConnectionId(1);
+const CONSUMER: ConnectionId = ConnectionId(2);
+const READER: ConnectionId = ConnectionId(3);
+
+/// What a message here weighs.
+const WEIGHT: u64 = 10 + 3 + 2 + 100 + 32;
+/// A queue keeps one message, spills from the fourth on, two at once; one spill of a shard is on its way.
+const LIMITS: Limits = Limits {
+    queue: 3 * WEIGHT,
+    keep: WEIGHT,
+    tail: WEIGHT,
+    spill: 2 * WEIGHT,
+    front: WEIGHT,
+    in_flight: 1,
+    hold: 100 * WEIGHT,
+};
+
+struct Count(u64);
+
+impl Log for Count {
+    fn append(&mut self, _: u8, _: &[&[u8]]) -> Position {
+        self.0 += 1;
+        self.0
+    }
+}
+
+fn message(number: u64) -> Messages {
+    let mut body = [0; 100];
+    body[..8].copy_from_slice(&number.to_be_bytes());
+    Parts { route: b"\0\x01q", properties: &[0, 0], body: &body }.to_messages()
+}
+
+struct Story {
+    shard: Shard,
+    log: Count,
+}
+
+impl Story {
+    fn new() -> Story {
+        let mut shard = Shard::default();
+        shard.limit_paging(LIMITS);
+        for (id, label) in [(ONE, "queue 'one'"), (TWO, "queue 'two'")] {
+            shard.open(
+                id,
+                Options {
+                    label: label.to_owned(),
+                    durable: true,
+                    auto_delete: false,
+                    settings: Settings::default(),
+                },
+            );
+        }
+        Story { shard, log: Count(0) }
+    }
+
+    fn round(&mut self, from: ConnectionId, command: Command) {
+        self.shard.handle(from, command, &mut self.log);
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        self.shard.finish_round(&mut self.log);
+        self.shard.check();
+    }
+
+    fn publish(&mut self, queue: QueueId, numbers: std::ops::Range<u64>) {
+        let one = |number| Publish {
+            messages: message(number),
+            persistent: true,
+            expires: false,
+            route: 0,
+            confirm: None,
+        };
+        let batch = Batch {
+            routes: vec![Arc::from([queue])],
+            runs: numbers.map(one).collect(),
+            confirms: Vec::new(),
+        };
+        self.round(PUBLISHER, Command::Publish(batch));
+    }
+
+    fn consume(&mut self, queue: QueueId, prefetch: u32) {
+        let subscription = Subscription {
+            consumer: 1,
+            channel: 1,
+            no_ack: false,
+            exclusive: false,
+            priority: 0,
+            prefetch,
+            window: Window::default(),
+            timeout_ms: None,
+        };
+        self.round(CONSUMER, Command::Request(1, Request::Consume(queue, subscription)));
+    }
+
+    fn orders(&mut self) -> Vec<Order> {
+        std::iter::from_fn(|| self.shard.poll_page()).collect()
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        self.shard.paged(answer, &mut self.log);
+        self.finish();
+    }
+
+    fn got(&mut self) -> Vec<Option<u64>> {
+        let mut got = Vec::new();
+        while let Some((_, effects)) = self.shard.poll_effects() {
+            for effect in effects {
+                if let Effect::Reply(_, Ok(Reply::Got(delivery, _))) = effect {
+                    got.push(delivery.map(|delivery| delivery.first));
+                }
+            }
+        }
+        got
+    }
+}
+
+/// A spill that was written, as if the segment began with it.
+fn written(order: &Order) -> (Answer, Extent) {
+    let Order::Spill { queue, token, runs } = order else { panic!("{order:?}") };
+    let end = runs.last().map(|run| run.first + u64::from(run.messages.count())).expect("a run");
+    let extent = Extent {
+        segment: Segment { number: *token, incarnation: 1 },
+        from: Place { offset: 64, sequence: runs[0].first },
+        to: Place { offset: 64 + runs.len() as u64, sequence: end },
+    };
+    (Answer::Spilled { queue: *queue, token: *token, extent }, extent)
+}
+
+#[test]
+fn a_queue_that_goes_while_it_spills_lets_others_spill_when_its_messages_have_left_memory() {
+    for answered in [true, false] {
+        let mut story = Story::new();
+        story.publish(ONE, 0..6);
+        let first = story.orders();
+        assert_eq!(first.len(), 1, "{first:?}");
+        story.publish(TWO, 0..6);
+        assert!(story.orders().is_empty(), "the pager has enough to write");
+        story.shard.drop_queue(ONE);
+        story.publish(TWO, 6..7);
+        assert!(story.orders().is_empty(), "the messages of the queue that went are in memory still");
+        let (spilled, _) = written(&first[0]);
+        if answered {
+            story.answer(spilled);
+        } else {
+            let Answer::Spilled { queue, token, .. } = spilled else { unreachable!("see above") };
+            story.answer(Answer::Refused { queue, token });
+            story.answer(Answer::TryAgain);
+        }
+        let orders = story.orders();
+        assert!(orders.iter().any(|order| matches!(order, Order::Spill { queue: TWO, .. })), "{orders:?}");
+    }
+}
+
+#[test]
+fn who_waits_for_the_disk_gets_a_message_that_comes_back_before() {
+    let mut story = Story::new();
+    story.consume(ONE, 1);
+    story.publish(ONE, 0..8);
+    let spill = story.orders();
+    let (spilled, _) = written(&spill[0]);
+    story.answer(spilled);
+    // What is in front of the backlog goes, until the disk must be read; it never answers.
+    let get = |story: &mut Story| {
+        let request = Request::Get { queue: ONE, channel: 1, no_ack: true };
+        story.round(READER, Command::Request(7, request));
+        story.got()
+    };
+    let mut last = None;
+    while let [Some(first)] = get(&mut story)[..] {
+        last = Some(first);
+    }
+    assert!(last.is_some() && story.orders().iter().any(|order| matches!(order, Order::Read { .. })));
+    story.round(CONSUMER, Command::Disconnect);
+    assert_eq!(story.got(), [Some(1)], "what the consumer had");
+}
+
+#[test]
+fn a_few_messages_that_are_wanted_of_a_window_do_not_keep_it() {
+    let mut story = Story::new();
+    story.publish(ONE, 0..100);
+    let mut extents = Vec::new();
+    while let Some(order) = story.shard.poll_page() {
+        let (spilled, extent) = written(&order);
+        extents.push(extent);
+        story.answer(spilled);
+    }
+    assert!(extents.len() > 20);
+    let request = Request::Get { queue: ONE, channel: 1, no_ack: true };
+    (0..4).for_each(|_| story.round(READER, Command::Request(7, request.clone())));
+    story.got();
+    let orders = story.orders();
+    let Some(Order::Read { queue, token, extent }) =
+        orders.into_iter().find(|order| matches!(order, Order::Read { .. }))
+    else {
+        panic!("somebody waits for the backlog")
+    };
+    let mut window = BytesMut::new();
+    (extent.from.sequence..extent.to.sequence)
+        .for_each(|number| window.extend_from_slice(message(number).as_bytes()));
+    let size = window.len();
+    window.resize(9 * size, 0);
+    let window: Bytes = window.freeze();
+    let messages = Messages::decode_part(window.slice(..size), window.len()).expect("messages");
+    let runs = vec![Run { first: extent.from.sequence, flags: 0, messages }];
+    story.answer(Answer::Read { queue, token, runs, next: extent.to });
+    assert!(window.is_unique(), "a window is kept for an eighth of it");
+}

@@ -1,0 +1,522 @@
+//! A queue with all that its arguments can ask of it, against a model that is as plain as can be: a `VecDeque` for each
+//! priority. One command at a time, so that the model knows what must come out: every message that is taken, every dead
+//! letter and why, every refusal. Memory is tiny, time runs, the broker restarts, and at the end all is drained.
+
+mod disk;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use amqp::properties::PropertiesBuilder;
+use broker::id::{ConnectionId, QueueId};
+use broker::message::{Message, Parts};
+use broker::page::Limits;
+use broker::queue::Options;
+use broker::record::{Record, Span, VERSION};
+use broker::shard::{Batch, Command, Confirm, Effect, Publish, Reason, Reply, Request, Shard};
+use broker::topology::{DelayedRetry, Overflow, QueueKind, Settings};
+use disk::{Journal, Pager};
+use proptest::option;
+use proptest::prelude::*;
+
+const QUEUE: QueueId = QueueId(7);
+const CLIENT: ConnectionId = ConnectionId(1);
+
+/// Room for a few messages.
+const LIMITS: Limits =
+    Limits { queue: 400, keep: 150, tail: 150, spill: 300, front: 150, in_flight: 600, hold: 9000 };
+
+#[derive(Clone, Debug)]
+struct New {
+    priority: Option<u8>,
+    ttl: Option<u64>,
+    size: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish(Vec<New>),
+    Get { no_ack: bool },
+    Ack(usize),
+    Nack(usize),
+    Reject(usize),
+    Wait(u64),
+    Purge,
+    CopyForward,
+    Restart,
+}
+
+fn new() -> impl Strategy<Value = New> {
+    (option::of(0..10u8), option::weighted(0.2, 0..30u64), 0..40usize).prop_map(|(priority, ttl, size)| New {
+        priority,
+        ttl,
+        size,
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => proptest::collection::vec(new(), 1..5).prop_map(Step::Publish),
+        4 => any::<bool>().prop_map(|no_ack| Step::Get { no_ack }),
+        1 => any::<usize>().prop_map(Step::Ack),
+        3 => any::<usize>().prop_map(Step::Nack),
+        1 => any::<usize>().prop_map(Step::Reject),
+        2 => (0..15u64).prop_map(Step::Wait),
+        1 => Just(Step::CopyForward),
+        1 => prop_oneof![3 => Just(Step::Restart), 1 => Just(Step::Purge)],
+    ]
+}
+
+prop_compose! {
+    fn retry()(min_ms in 1..20u64, max_ms in 1..50u64, exponential: bool) -> DelayedRetry {
+        DelayedRetry { min_ms, max_ms: max_ms.max(min_ms), exponential, jitter_percent: 0 }
+    }
+}
+
+prop_compose! {
+    fn settings()(
+        message_ttl_ms in option::of(0..40u64),
+        dead_letters: bool,
+        max_length in option::of(0..8u64),
+        max_length_bytes in option::weighted(0.2, 0..200u64),
+        overflow in prop_oneof![Just(Overflow::DropHead), Just(Overflow::RejectPublish), Just(Overflow::RejectPublishDlx)],
+        quorum: bool,
+        max_priority in option::weighted(0.3, 0..5u8),
+        delivery_limit in option::of(0..3u64),
+        delayed_retry in option::weighted(0.3, retry()),
+    ) -> Settings {
+        Settings {
+            kind: if quorum && max_priority.is_none() { QueueKind::Quorum } else { QueueKind::Classic },
+            message_ttl_ms,
+            dead_letter_exchange: dead_letters.then(|| Arc::from("dead")),
+            max_length,
+            max_length_bytes,
+            overflow,
+            max_priority,
+            delivery_limit,
+            delayed_retry,
+            ..Settings::default()
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    number: u64,
+    level: u8,
+    arrived: u64,
+    ttl: Option<u64>,
+    size: u64,
+    returns: u16,
+    redelivered: bool,
+}
+
+/// What a queue should hold.
+struct Model {
+    settings: Settings,
+    durable: bool,
+    ready: BTreeMap<u8, VecDeque<Kept>>,
+    unacked: Vec<Kept>,
+    delayed: Vec<(u64, Kept)>,
+    dead: Vec<(u64, Reason)>,
+}
+
+impl Model {
+    fn level(&self, priority: Option<u8>) -> u8 {
+        let priority = priority.unwrap_or(0);
+        match (self.settings.max_priority, self.settings.kind) {
+            (Some(max), _) => priority.min(max),
+            (None, QueueKind::Quorum) => u8::from(priority >= 5),
+            (None, QueueKind::Classic | QueueKind::Stream) => 0,
+        }
+    }
+
+    fn put(&mut self, kept: Kept) {
+        let level = self.ready.entry(kept.level).or_default();
+        let at = level.partition_point(|other| other.number < kept.number);
+        level.insert(at, kept);
+    }
+
+    fn len(&self) -> u64 {
+        self.ready.values().map(|level| level.len() as u64).sum()
+    }
+
+    fn is_full(&self, more: u64) -> bool {
+        let bytes: u64 = self.ready.values().flatten().map(|kept| kept.size).sum();
+        let Settings { max_length, max_length_bytes, .. } = self.settings;
+        max_length.is_some_and(|max| self.len() + more > max)
+            || max_length_bytes.is_some_and(|max| bytes + more > max)
+    }
+
+    fn dies(&mut self, kept: &Kept, reason: Reason) {
+        if self.settings.dead_letter_exchange.is_some() {
+            self.dead.push((kept.number, reason));
+        }
+    }
+
+    /// Takes the next message out.
+    fn next(&mut self) -> Option<Kept> {
+        self.ready.values_mut().rev().find_map(VecDeque::pop_front)
+    }
+
+    /// What the clock and the limits do.
+    fn look(&mut self, now: u64) {
+        self.look_at_clock(now);
+        self.expire(now);
+        while self.settings.overflow == Overflow::DropHead && self.is_full(0) {
+            while self.is_full(0)
+                && let Some(kept) = self.next()
+            {
+                self.dies(&kept, Reason::MaxLen);
+            }
+            self.expire(now);
+        }
+    }
+
+    /// What happens before somebody could be given a message: one that may not wait at all still can.
+    fn look_at_clock(&mut self, now: u64) {
+        self.delayed.sort_by_key(|(until, kept)| (*until, kept.number));
+        while self.delayed.first().is_some_and(|(until, _)| *until <= now) {
+            let (_, kept) = self.delayed.remove(0);
+            self.put(kept);
+        }
+        self.expire(now - 1);
+    }
+
+    fn expire(&mut self, now: u64) {
+        let queue_ttl = self.settings.message_ttl_ms;
+        let old = |kept: &Kept| {
+            let ttl = [queue_ttl, kept.ttl].into_iter().flatten().min();
+            ttl.is_some_and(|ttl| kept.arrived + ttl <= now)
+        };
+        let mut expired = Vec::new();
+        for level in self.ready.values_mut().rev() {
+            while level.front().is_some_and(old) {
+                expired.extend(level.pop_front());
+            }
+        }
+        expired.iter().for_each(|kept| self.dies(kept, Reason::Expired));
+    }
+
+    /// Whether a message is taken.
+    fn publish(&mut self, kept: Kept, now: u64) -> bool {
+        if self.settings.overflow != Overflow::DropHead && self.is_full(1) {
+            self.look_at_clock(now);
+            if self.is_full(1) {
+                if self.settings.overflow == Overflow::RejectPublishDlx {
+                    self.dies(&kept, Reason::MaxLen);
+                }
+                return false;
+            }
+        }
+        self.put(kept);
+        true
+    }
+
+    fn nack(&mut self, at: usize, now: u64) {
+        let mut kept = self.unacked.remove(at);
+        kept.redelivered = true;
+        kept.returns += u16::from(self.settings.counts_returns());
+        if self.settings.delivery_limit.is_some_and(|limit| u64::from(kept.returns) > limit) {
+            self.dies(&kept, Reason::DeliveryLimit);
+        } else if let Some(retry) = self.settings.delayed_retry {
+            self.delayed.push((now + retry.delay_ms(kept.returns, 0), kept));
+        } else {
+            self.put(kept);
+        }
+    }
+
+    fn restart(&mut self) {
+        if !self.durable {
+            self.ready.clear();
+            self.unacked.clear();
+            self.delayed.clear();
+            return;
+        }
+        let back = self.unacked.drain(..).map(|kept| Kept { redelivered: true, ..kept });
+        let back: Vec<Kept> = back.chain(self.delayed.drain(..).map(|(_, kept)| kept)).collect();
+        back.into_iter().for_each(|kept| self.put(kept));
+    }
+}
+
+struct World {
+    model: Model,
+    shard: Shard,
+    journal: Journal,
+    pager: Pager,
+    /// Numbers in the queue of what the client holds.
+    held: Vec<u64>,
+    now: u64,
+    published: u64,
+    restarted: bool,
+    /// What the round brought.
+    got: Option<Reply>,
+    dead: Vec<(u64, Reason)>,
+    answers: BTreeMap<u64, bool>,
+}
+
+fn number_of(message: Message<'_>) -> u64 {
+    u64::from_be_bytes(*message.body().first_chunk().expect("a body begins with its number"))
+}
+
+impl World {
+    fn new(settings: Settings, durable: bool) -> World {
+        let model = Model {
+            settings,
+            durable,
+            ready: BTreeMap::new(),
+            unacked: Vec::new(),
+            delayed: Vec::new(),
+            dead: Vec::new(),
+        };
+        let mut world = World {
+            model,
+            shard: Shard::default(),
+            journal: Journal::default(),
+            pager: Pager::default(),
+            held: Vec::new(),
+            now: 1000,
+            published: 0,
+            restarted: false,
+            got: None,
+            dead: Vec::new(),
+            answers: BTreeMap::new(),
+        };
+        world.open();
+        world
+    }
+
+    fn open(&mut self) {
+        let (settings, durable) = (self.model.settings.clone(), self.model.durable);
+        self.shard.limit_paging(LIMITS);
+        self.shard.tick(self.now);
+        let label = "the queue".to_owned();
+        self.shard.open(QUEUE, Options { label, durable, auto_delete: false, settings });
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Publish(new) => self.publish(new),
+            Step::Get { no_ack } => self.get(no_ack),
+            Step::Ack(pick) => {
+                if let Some((at, spans)) = self.pick(pick) {
+                    self.model.unacked.remove(at);
+                    self.send(Command::Settle(spans));
+                }
+            }
+            Step::Nack(pick) => {
+                if let Some((at, spans)) = self.pick(pick) {
+                    self.model.nack(at, self.now);
+                    self.send(Command::Requeue(spans));
+                }
+            }
+            Step::Reject(pick) => {
+                if let Some((at, spans)) = self.pick(pick) {
+                    let kept = self.model.unacked.remove(at);
+                    self.model.dies(&kept, Reason::Rejected);
+                    self.send(Command::Reject(spans));
+                }
+            }
+            Step::Wait(ms) => {
+                self.now += ms;
+                let due = self.shard.next_deadline().is_some_and(|at| at <= self.now);
+                let before = self.model.len();
+                self.model.look(self.now);
+                assert!(due || before == self.model.len(), "the shard asks to be woken for what happens now");
+                self.round();
+            }
+            Step::Purge => {
+                self.model.look(self.now);
+                self.model.ready.clear();
+                self.model.delayed.clear();
+                self.send(Command::Request(1, Request::Purge(QUEUE)));
+            }
+            Step::CopyForward => {
+                let end = self.journal.end;
+                self.shard.copy_forward(end, &mut self.journal);
+                self.journal.records.retain(|(position, _, _)| *position >= end);
+                self.round();
+            }
+            Step::Restart => self.restart(),
+        }
+        self.check();
+    }
+
+    fn publish(&mut self, new: Vec<New>) {
+        let mut batch = Batch { routes: vec![Arc::from([QUEUE])], ..Batch::default() };
+        let mut expected = BTreeMap::new();
+        for New { priority, ttl, size } in new {
+            self.published += 1;
+            let number = self.published;
+            let expiration = ttl.map(|ttl| ttl.to_string());
+            let properties = PropertiesBuilder {
+                priority,
+                expiration: expiration.as_deref(),
+                ..PropertiesBuilder::default()
+            };
+            let mut body = number.to_be_bytes().to_vec();
+            body.resize(8 + size, 0);
+            let parts = Parts { route: b"\0\x01q", properties: &properties.to_bytes(), body: &body };
+            let (messages, expires) = (parts.to_messages(), ttl.is_some());
+            let (persistent, confirm) = (true, Some((1, number)));
+            batch.runs.push(Publish { messages, persistent, expires, route: 0, confirm });
+            let level = self.model.level(priority);
+            let (arrived, size) = (self.now, body.len() as u64);
+            let kept = Kept { number, level, arrived, ttl, size, returns: 0, redelivered: false };
+            expected.insert(number, self.model.publish(kept, self.now));
+        }
+        self.model.look(self.now);
+        self.send(Command::Publish(batch));
+        assert_eq!(std::mem::take(&mut self.answers), expected, "which were taken");
+    }
+
+    fn get(&mut self, no_ack: bool) {
+        self.model.look(self.now);
+        let expected = self.model.next();
+        let left = self.model.len();
+        let request = Request::Get { queue: QUEUE, channel: 1, no_ack };
+        self.send(Command::Request(1, request));
+        let Some(Reply::Got(got, ready)) = self.got.take() else { panic!("no answer to a get") };
+        assert_eq!(ready as u64, left, "left after a get");
+        let seen = got.as_ref().map(|got| (number_of(got.messages.first()), got.returns));
+        assert_eq!(seen, expected.as_ref().map(|kept| (kept.number, kept.returns)), "what is got");
+        if let (Some(got), Some(kept)) = (got, expected) {
+            // After a restart the broker knows no more than how far deliveries had come.
+            assert!(
+                got.redelivered >= kept.redelivered
+                    && (self.restarted || got.redelivered == kept.redelivered)
+            );
+            if !no_ack {
+                self.held.push(got.first);
+                self.model.unacked.push(kept);
+            }
+        }
+        self.model.look(self.now);
+    }
+
+    fn pick(&mut self, pick: usize) -> Option<(usize, Vec<(QueueId, Span)>)> {
+        let at = pick.checked_rem(self.held.len())?;
+        Some((at, vec![(QUEUE, Span::one(self.held.remove(at)))]))
+    }
+
+    fn restart(&mut self) {
+        self.shard = Shard::default();
+        self.open();
+        for (position, kind, payload) in &self.journal.records {
+            let record = Record::decode(*kind, VERSION, payload).expect("what the shard wrote can be read");
+            self.shard.recover(*position, record);
+        }
+        self.shard.recovered();
+        self.pager.answers.clear();
+        self.pager.life += 1;
+        self.held.clear();
+        self.restarted = true;
+        self.model.restart();
+        self.model.look(self.now);
+        self.round();
+    }
+
+    fn send(&mut self, command: Command) {
+        self.shard.tick(self.now);
+        self.shard.handle(CLIENT, command, &mut self.journal);
+        self.round();
+        self.model.look(self.now);
+    }
+
+    /// Rounds until nothing is left to do.
+    fn round(&mut self) {
+        loop {
+            self.shard.tick(self.now);
+            self.shard.finish_round(&mut self.journal);
+            self.shard.committed(self.journal.end);
+            let mut busy = self.take_effects();
+            while let Some(order) = self.shard.poll_page() {
+                self.pager.carry_out(order, false);
+            }
+            while let Some(answer) = self.pager.answers.pop_front() {
+                self.shard.paged(answer, &mut self.journal);
+                busy = true;
+            }
+            if !busy {
+                return;
+            }
+        }
+    }
+
+    fn take_effects(&mut self) -> bool {
+        let mut busy = false;
+        while let Some((connection, effects)) = self.shard.poll_effects() {
+            busy = true;
+            for effect in effects {
+                match effect {
+                    Effect::Forward(forward) => {
+                        assert_eq!(connection, ConnectionId::FORWARDER);
+                        let numbers =
+                            forward.messages.iter().map(|message| (number_of(message), forward.reason));
+                        self.dead.extend(numbers);
+                        let bytes = broker::shard::weight(&forward.messages);
+                        let span = forward.first.map(|first| Span { first, count: forward.messages.count() });
+                        let settled = span.map(|span| (QUEUE, span)).into_iter().collect();
+                        for command in [Command::Settle(settled), Command::Written(bytes)] {
+                            self.shard.handle(connection, command, &mut self.journal);
+                        }
+                    }
+                    Effect::Confirm(Confirm { first, .. }) => drop(self.answers.insert(first, true)),
+                    Effect::Refused(Confirm { first, .. }) => drop(self.answers.insert(first, false)),
+                    Effect::Reply(_, reply) => self.got = Some(reply.expect("the queue exists")),
+                    other => panic!("unexpected: {other:?}"),
+                }
+            }
+        }
+        busy
+    }
+
+    fn check(&mut self) {
+        self.shard.check();
+        // What must be read from the disk first can have become too old where it was too much.
+        let by_number = |dead: &mut Vec<(u64, Reason)>| -> BTreeMap<u64, bool> {
+            dead.drain(..)
+                .map(|(number, reason)| (number, matches!(reason, Reason::Expired | Reason::MaxLen)))
+                .collect()
+        };
+        assert_eq!(by_number(&mut self.dead), by_number(&mut self.model.dead), "dead letters");
+        self.shard.handle(CLIENT, Command::Request(2, Request::Inspect(QUEUE)), &mut self.journal);
+        self.round();
+        let Some(Reply::Counts { ready, .. }) = self.got.take() else { panic!("no answer to inspect") };
+        assert_eq!(ready as u64, self.model.len(), "messages that wait");
+    }
+
+    fn drain(&mut self) {
+        while !self.held.is_empty() {
+            self.step(Step::Ack(0));
+        }
+        self.step(Step::Wait(1000));
+        while self.model.len() > 0 {
+            self.step(Step::Get { no_ack: true });
+        }
+        self.step(Step::Get { no_ack: true });
+        assert_eq!((self.shard.message_bytes(), self.shard.live_bytes()), (0, 0), "nothing is left");
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test may ask how long it shall run")]
+fn cases() -> u32 {
+    std::env::var("LEVERET_CASES").map_or(500, |cases| cases.parse().expect("LEVERET_CASES is a number"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_queue_does_what_its_settings_say(
+        settings in settings(),
+        durable: bool,
+        steps in proptest::collection::vec(step(), 1..80),
+    ) {
+        let mut world = World::new(settings, durable);
+        for step in steps {
+            world.step(step);
+        }
+        world.drain();
+    }
+}
