@@ -8,12 +8,18 @@ use super::{Delivery, Effect, Reply, Request, Shard};
 use crate::error::{Error, Kind, precondition};
 use crate::id::{ConnectionId, QueueId};
 use crate::message::Messages;
-use crate::page::{Answer, Extent, Order, Place, Run as Page, Segment};
+use crate::page::{Answer, Extent, Limits, Order, Place, Run as Page, Segment};
 use crate::queue::{Run, Subscription};
 use crate::record::{Log, Position, Span};
 use crate::stream::record::{self, Record};
 use crate::stream::{Bounds, Options, Reader, ReaderPlace, Reading, Source, Stream, not_supported};
 use crate::topology::Settings;
+
+/// Bytes of messages that all streams of a shard keep in memory, about. Nobody takes messages out of a stream, so what they
+/// keep must not grow with their number.
+const MEMORY: u64 = 64 << 20;
+/// Each keeps this much, however many there are.
+const MEMORY_MIN: u64 = 32 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -96,6 +102,12 @@ impl Streams {
 
     pub(super) fn numbered_runs(&self) -> impl Iterator<Item = (QueueId, (u64, &Run))> {
         self.all.iter().flat_map(|(id, stream)| stream.runs().map(|run| (*id, run)))
+    }
+
+    /// How much of each stream stays in memory, as there are so many.
+    fn limits(&self, limits: Limits) -> Limits {
+        let share = (MEMORY / (self.all.len() as u64).max(1)).max(MEMORY_MIN);
+        Limits { queue: limits.queue.min(share), spill: limits.spill.min(share / 2), ..limits }
     }
 
     /// The last record that readers wait for.
@@ -375,13 +387,15 @@ impl Shard {
     }
 
     fn append_stream(&mut self, id: QueueId) {
-        let Shard { streams, paging, .. } = self;
+        let Shard { streams, usage, paging, .. } = self;
+        let limits = streams.limits(paging.limits);
         let Some(stream) = streams.all.get_mut(&id).filter(|stream| !stream.closing) else { return };
+        stream.shrink_cache(&limits, |run| usage.remove(run));
         streams.wanting.remove(&id);
         if streams.in_flight >= paging.limits.in_flight {
             streams.wanting.insert(id);
         } else if !paging.refused
-            && let Some((runs, begins_segment)) = stream.plan_append(&paging.limits)
+            && let Some((runs, begins_segment)) = stream.plan_append(&limits)
         {
             let bytes = runs.iter().map(|(_, run)| run.weight()).sum();
             paging.last_token += 1;
@@ -400,6 +414,7 @@ impl Shard {
 
     fn appended(&mut self, id: QueueId, token: u64, extent: Extent, log: &mut impl Log) {
         let Shard { streams, usage, paging, .. } = self;
+        let limits = streams.limits(paging.limits);
         let Some(stream) = streams.all.get_mut(&id) else { return };
         let Some((piece, bytes)) = stream.appended(token, extent) else { return };
         streams.in_flight -= bytes;
@@ -407,7 +422,7 @@ impl Shard {
         stream.add_piece(extent.segment, piece, position, |run, leaves| {
             if leaves { usage.remove(run) } else { usage.add(run) }
         });
-        stream.shrink_cache(&paging.limits, |run| usage.remove(run));
+        stream.shrink_cache(&limits, |run| usage.remove(run));
         stream.forget_stamps();
         self.last_append = Some(position);
         self.streams.touch(id);
@@ -495,6 +510,7 @@ impl Shard {
         | Record::Bounds { stream: id, .. }
         | Record::Tracked { stream: id, .. }) = &record;
         let Shard { streams, usage, paging, .. } = self;
+        let limits = streams.limits(paging.limits);
         let Some(stream) = streams.all.get_mut(id) else { return };
         match record {
             Record::Appended { segment, pieces, .. } => {
@@ -503,7 +519,7 @@ impl Shard {
                         if leaves { usage.remove(run) } else { usage.add(run) }
                     });
                 }
-                stream.shrink_cache(&paging.limits, |run| usage.remove(run));
+                stream.shrink_cache(&limits, |run| usage.remove(run));
                 return;
             }
             Record::Stamped { stamps, .. } => {
@@ -572,6 +588,21 @@ impl Shard {
                 let stuck = free && there && !reader.is_reading();
                 assert!(!stuck, "{}: a reader waits though there is more", stream.options.label);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_streams_keep_in_memory_does_not_grow_with_their_number() {
+        let mut streams = Streams::default();
+        for (count, kept) in [(1, 4 << 20), (16, 4 << 20), (256, 256 << 10), (4096, MEMORY_MIN)] {
+            (0..count).for_each(|id| streams.open(QueueId(id), Options::new(String::new())));
+            let limits = streams.limits(Limits::default());
+            assert_eq!((limits.queue, limits.spill), (kept, kept / 2), "{count} streams");
         }
     }
 }

@@ -45,6 +45,8 @@ struct Story {
     published: u64,
     got: VecDeque<(u32, u64, String)>,
     life: u64,
+    /// The disk is full.
+    refuses: bool,
 }
 
 impl Story {
@@ -62,6 +64,7 @@ impl Story {
             published: 0,
             got: VecDeque::new(),
             life: 0,
+            refuses: false,
         };
         story.restart();
         story
@@ -176,6 +179,7 @@ impl Story {
     /// Places are indexes of runs.
     fn carry_out(&mut self, order: Order) -> Option<Answer> {
         match order {
+            Order::Append { queue, token, .. } if self.refuses => Some(Answer::Refused { queue, token }),
             Order::Append { queue, token, runs, begins_segment } => {
                 let last = self.segments.keys().next_back().copied().filter(|it| it.incarnation == self.life);
                 let number = self.segments.keys().next_back().map_or(1, |last| last.number + 1);
@@ -418,6 +422,36 @@ fn a_shortened_log_says_the_same() {
     assert_eq!(story.offsets(4), [80]);
     story.read(5, 10, Reading { wanted: wanted("none"), ..reading(Start::First) });
     assert!(story.offsets(5).is_empty());
+}
+
+#[test]
+fn what_a_full_disk_refuses_stays_in_memory_and_is_appended_later() {
+    let mut story = Story::new(|_| ());
+    story.read(1, 1000, reading(Start::First));
+    story.refuses = true;
+    story.publish(50, None);
+    assert_eq!((story.segments.len(), story.offsets(1)), (0, (0..200).collect()));
+    assert!(!story.shard.holds_publishers(), "the disk alarm is for that");
+    story.refuses = false;
+    story.shard.paged(Answer::TryAgain, &mut story.log);
+    story.round();
+    assert!(story.segments.len() > 5 && story.shard.message_bytes() < 3 * LIMITS.queue);
+    story.restart();
+    story.read(2, 1000, reading(Start::First));
+    assert_eq!(story.offsets(2), (0..200).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_damaged_segment_costs_its_messages_and_readers_go_on() {
+    let mut story = Story::new(|_| ());
+    story.publish(50, None);
+    let segment = story.segments.keys().nth(2).copied().expect("there are more");
+    let runs = story.segments.get_mut(&segment).expect("it is there");
+    let lost: Vec<u64> = runs.drain(1..2).flat_map(|run| run.first..run.first + 4).collect();
+    story.read(1, 1000, reading(Start::First));
+    let found = story.offsets(1);
+    assert!(found.iter().all(|offset| !lost.contains(offset)));
+    assert!(found.is_sorted() && found.last() == Some(&199) && story.shard.lost() >= 4, "{found:?}");
 }
 
 #[test]
