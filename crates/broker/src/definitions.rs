@@ -479,7 +479,8 @@ mod tests {
         assert!(access.user("plain").unwrap().password.verify("secret"));
         assert!(!access.user("certificate").unwrap().password.verify(""));
         let mut targets = Vec::new();
-        let message = Envelope { routing_keys: &["a.b"], properties: Properties::EMPTY, random: 0 };
+        let message =
+            Envelope { routing_keys: &["a.b"], properties: Properties::EMPTY, random: 0, due: false };
         meta.topology().route("shop", "x", &message, &mut targets).unwrap();
         assert_eq!(targets.len(), 1);
     }

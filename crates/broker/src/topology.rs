@@ -4,6 +4,7 @@
 //! after each change and sessions route from theirs without a lock. Only [`crate::meta`] changes one.
 
 mod binding;
+mod delay;
 mod exchange;
 pub(crate) mod headers;
 mod metadata;
@@ -26,6 +27,9 @@ use crate::limits::VhostLimits;
 use crate::policy::{Policy, Tier};
 
 pub use binding::{Binding, Destination};
+pub use delay::due_ms;
+pub(crate) use delay::queue_name as delay_queue_name;
+pub(crate) use exchange::delayed_kind;
 pub use exchange::{ALTERNATE_EXCHANGE, Exchange, ExchangeKind};
 pub use metadata::Metadata;
 pub use queue::Queue;

@@ -17,7 +17,8 @@ fn dump(path: &Path) -> Outcome {
 fn journal(data: &Path, name: &str) -> PathBuf {
     let files = std::fs::read_dir(data.join("journal").join(name)).unwrap();
     let files = files.map(|entry| entry.unwrap().path());
-    let files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|it| it == "journal")).collect();
+    let files: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|it| it == "journal")).collect();
     assert_eq!(files.len(), 1, "{files:?}");
     files[0].clone()
 }

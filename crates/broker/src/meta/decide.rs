@@ -13,7 +13,7 @@ use crate::password::PasswordHash;
 use crate::policy::{Policy, Tier};
 use crate::topology::{
     ALTERNATE_EXCHANGE, Binding, Destination, Exchange, ExchangeKind, Metadata, Queue, QueueKind, Vhost,
-    headers, pick,
+    delay_queue_name, delayed_kind, headers, pick,
 };
 
 /// Ids are reserved in blocks of this many, so that transient queues rarely wait for a disk.
@@ -96,12 +96,33 @@ impl Meta {
         {
             return Err(arguments::invalid_type(subject, ALTERNATE_EXCHANGE, value));
         }
-        if wish.kind == ExchangeKind::ConsistentHash {
+        let routing_kind = match wish.kind {
+            ExchangeKind::Delayed => delayed_kind(&wish.arguments)?,
+            kind => kind,
+        };
+        if routing_kind == ExchangeKind::ConsistentHash {
             pick::validate(&wish.arguments)?;
         }
         let DeclareExchange { vhost, name, kind, durable, auto_delete, internal, arguments } = wish;
         let exchange = Arc::new(Exchange { name, kind, durable, auto_delete, internal, arguments });
-        Ok(Decision::new(vec![Record::ExchangeDeclared { vhost, exchange }]))
+        let mut records =
+            vec![Record::ExchangeDeclared { vhost: Arc::clone(&vhost), exchange: Arc::clone(&exchange) }];
+        if kind == ExchangeKind::Delayed {
+            let name: Arc<str> = delay_queue_name(&exchange.name).into();
+            check_name("queue", &name)?;
+            let arguments = crate::arguments::Arguments::default();
+            let keeps = DeclareQueue {
+                vhost,
+                name,
+                server_named: true,
+                durable,
+                auto_delete: false,
+                owner: None,
+                arguments,
+            };
+            records.extend(self.make_queue(keeps).records);
+        }
+        Ok(Decision::new(records))
     }
 
     fn delete_exchange(
@@ -190,7 +211,7 @@ impl Meta {
         if binding.routing_key.len() > super::NAME_SIZE_MAX {
             return Err(precondition("a routing key has more than 255 bytes"));
         }
-        match source.kind {
+        match source.routing_kind() {
             ExchangeKind::Headers => headers::validate(&binding.arguments)?,
             ExchangeKind::ConsistentHash => pick::validate_weight(&binding.routing_key)?,
             _ => {}
@@ -437,6 +458,12 @@ impl Gone<'_> {
             waiting.extend(vhost.bindings_to(&end).map(|binding| Arc::clone(&binding.source)));
             self.ends.insert(end);
         }
+        // What a delayed exchange keeps goes with it.
+        let keeping = self.ends.iter().filter_map(|end| match end {
+            Destination::Exchange(name) => vhost.queue(&delay_queue_name(name)),
+            Destination::Queue(_) => None,
+        });
+        records.extend(keeping.map(|queue| Record::QueueDeleted { id: queue.id, durable: queue.durable }));
         records
     }
 

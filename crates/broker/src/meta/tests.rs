@@ -130,7 +130,7 @@ impl Story {
     fn routes_with(&self, exchange: &str, key: &str, headers: Option<Table<'_>>) -> String {
         let properties = PropertiesBuilder { headers, ..PropertiesBuilder::default() }.to_bytes();
         let properties = Properties::new(&properties).unwrap();
-        self.routes_of(exchange, &Envelope { routing_keys: &[key], properties, random: 0 })
+        self.routes_of(exchange, &Envelope { routing_keys: &[key], properties, random: 0, due: false })
     }
 
     fn routes_of(&self, exchange: &str, message: &Envelope<'_>) -> String {

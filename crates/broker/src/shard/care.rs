@@ -50,6 +50,9 @@ impl Shard {
     /// Before messages are handed out: those whose time has come are there again, those whose time is over are not.
     pub(super) fn before_dispatch(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
+        if queue.options.settings.delays {
+            return self.send_due(id);
+        }
         queue.end_delays(self.now);
         // Who may wait for no time at all is given to a consumer that is free.
         self.expire(id, self.now.saturating_sub(1));
@@ -79,6 +82,16 @@ impl Shard {
                 self.deadlines.remove(&(at, id));
             }
             self.deadlines.extend(next.map(|at| (at, id)));
+        }
+    }
+
+    /// Messages whose time has come go to where their exchange sends them.
+    fn send_due(&mut self, id: QueueId) {
+        while self.may_forward()
+            && let Some(queue) = self.queues.get_mut(&id)
+            && let Some((first, run)) = queue.take_due(self.now)
+        {
+            self.forward(id, Reason::Due, first, run);
         }
     }
 
@@ -124,6 +137,12 @@ impl Shard {
             self.usage.remove(&run);
             return;
         }
+        self.forward(id, reason, first, run);
+    }
+
+    /// Messages that do not wait any more go to another place.
+    fn forward(&mut self, id: QueueId, reason: Reason, first: u64, run: Run) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
         let messages = run.messages.clone();
         let connection = self.outbox.place(ConnectionId::FORWARDER);
         queue.lend_taken(Holder { connection, channel: 0, consumer: None, since: self.now }, first, run);

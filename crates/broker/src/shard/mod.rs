@@ -203,6 +203,8 @@ pub enum Reason {
     MaxLen,
     /// They came back too often.
     DeliveryLimit,
+    /// It is their time.
+    Due,
 }
 
 /// What happens at a connection because of what happened in the shard.

@@ -42,6 +42,11 @@ impl Queue {
         format!("queue '{}' in vhost '{}'", self.name, self.vhost)
     }
 
+    /// The exchange for which it keeps messages until it is their time.
+    pub fn delays_for(&self) -> Option<&str> {
+        super::delay::exchange_of(&self.name)
+    }
+
     /// Whether this is a stream.
     pub fn is_stream(&self) -> bool {
         self.arguments.string("x-queue-type") == Some("stream")

@@ -46,6 +46,8 @@ pub struct Settings {
     pub consumer_timeout_ms: Option<u64>,
     /// `delayed-retry-type`, `-min` and `-max`: how long a message waits that came back.
     pub delayed_retry: Option<DelayedRetry>,
+    /// Messages wait here for their time, and nobody takes them.
+    pub delays: bool,
     /// `max-age`: how long a stream keeps a message, in milliseconds.
     pub max_age_ms: Option<u64>,
     /// `stream-max-segment-size-bytes`: when a stream begins a new segment.
@@ -145,6 +147,10 @@ impl Settings {
 
     /// What is said has been checked when it was, so what does not fit does not count.
     pub(crate) fn new(said: Said<'_>) -> Settings {
+        if said.queue.delays_for().is_some() {
+            // It is the exchange's, and no policy is meant for it.
+            return Settings { delays: true, ..Settings::default() };
+        }
         let arguments = &said.queue.arguments;
         let kind = said.queue.kind();
         let overflow = said.overflow(kind);
@@ -172,6 +178,7 @@ impl Settings {
             delivery_limit: said.delivery_limit(kind),
             consumer_timeout_ms: said.least("x-consumer-timeout"),
             delayed_retry: said.delayed_retry(),
+            delays: false,
             max_age_ms: said.max_age_ms(),
             segment_size: said.least("x-stream-max-segment-size-bytes"),
         }

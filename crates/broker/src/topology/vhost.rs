@@ -234,7 +234,7 @@ impl Vhost {
                 None => return false,
             },
         };
-        self.bindings.insert(source.kind, binding, queue)
+        self.bindings.insert(source.routing_kind(), binding, queue)
     }
 
     pub(super) fn unbind(&mut self, binding: &Binding) -> bool {
@@ -304,8 +304,9 @@ impl Vhost {
                 assert!(self.exchanges.contains_key(name), "a binding ends at an exchange that exists");
             }
         }
-        let kind =
-            |name: &str| self.exchange(name).expect("a binding starts at an exchange that exists").kind;
+        let kind = |name: &str| {
+            self.exchange(name).expect("a binding starts at an exchange that exists").routing_kind()
+        };
         let queue_id = |name: &str| self.queue(name).expect("a binding ends at a queue that exists").id;
         self.bindings.check(kind, queue_id);
     }

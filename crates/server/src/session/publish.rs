@@ -192,7 +192,8 @@ impl Session {
         for key in &routing_keys {
             self.authorize_key(Operation::Write, &found, key)?;
         }
-        let message = Envelope { routing_keys: &routing_keys, properties, random: self.random.next() };
+        let message =
+            Envelope { routing_keys: &routing_keys, properties, random: self.random.next(), due: false };
         let mut queues = Vec::new();
         self.topology.route(vhost, exchange, &message, &mut queues).map_err(|error| refused(&error))?;
         let by_more = self.topology.routes_by_more_than_key(vhost, exchange);
