@@ -109,7 +109,7 @@ pub enum Request {
     /// Start a consumer.
     Consume(QueueId, Subscription),
     /// Start to read a stream.
-    Read(QueueId, Subscription, Reading),
+    Read(QueueId, Subscription, Box<Reading>),
     /// Stop the consumer with this number.
     Cancel(QueueId, u32),
     /// Take one message, for this channel.

@@ -185,7 +185,7 @@ impl Shard {
         let answer = match request {
             _ if stream.closing => Err(Error::new(Kind::NotFound, format!("no {label}"))),
             Request::Consume(..) => Err(precondition(format!("{label} is a stream: its consumers read it"))),
-            Request::Read(_, subscription, reading) => self.start_reading(from, id, subscription, reading),
+            Request::Read(_, subscription, reading) => self.start_reading(from, id, subscription, *reading),
             Request::Cancel(_, number) => {
                 let connection = self.outbox.find(from);
                 self.remove_readers(id, |reader| {

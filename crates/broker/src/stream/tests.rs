@@ -134,7 +134,7 @@ impl Story {
             timeout_ms: None,
             window: Window::default(),
         };
-        self.handle(Command::Request(0, Request::Read(STREAM, subscription, reading)));
+        self.handle(Command::Request(0, Request::Read(STREAM, subscription, Box::new(reading))));
         self.round();
     }
 

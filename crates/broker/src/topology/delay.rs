@@ -49,7 +49,7 @@ mod tests {
     use amqp::properties::PropertiesBuilder;
     use amqp::table::TableBuilder;
 
-    fn due(headers: TableBuilder) -> Option<u64> {
+    fn due(headers: &TableBuilder) -> Option<u64> {
         let headers = Some(headers.as_table());
         let bytes = PropertiesBuilder { headers, ..PropertiesBuilder::default() }.to_bytes();
         due_ms(Properties::new(&bytes).unwrap(), 1000)
@@ -57,15 +57,15 @@ mod tests {
 
     #[test]
     fn by_a_delay_or_at_a_time() {
-        assert_eq!(due(TableBuilder::new().with(DELAY, 5i32)), Some(1005));
-        assert_eq!(due(TableBuilder::new().with(DELIVER_AT, 7000i64)), Some(7000));
-        assert_eq!(due(TableBuilder::new().with(DELIVER_AT, Value::Timestamp(7))), Some(7000));
+        assert_eq!(due(&TableBuilder::new().with(DELAY, 5i32)), Some(1005));
+        assert_eq!(due(&TableBuilder::new().with(DELIVER_AT, 7000i64)), Some(7000));
+        assert_eq!(due(&TableBuilder::new().with(DELIVER_AT, Value::Timestamp(7))), Some(7000));
         for wrong in [
             TableBuilder::new(),
             TableBuilder::new().with(DELAY, -5i32),
             TableBuilder::new().with(DELAY, "5"),
         ] {
-            assert_eq!(due(wrong), None);
+            assert_eq!(due(&wrong), None);
         }
     }
 }

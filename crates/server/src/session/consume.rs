@@ -72,7 +72,7 @@ impl Session {
         }
         self.ask(
             queue.id,
-            Request::Read(queue.id, subscription, reading),
+            Request::Read(queue.id, subscription, Box::new(reading)),
             Awaited::Consume { channel: number, consumer, nowait: consume.nowait },
         );
         Ok(())

@@ -428,7 +428,7 @@ impl World {
     fn read_all(&mut self, id: QueueId, start: Start, name: Option<&str>, count: u32) -> Vec<(u64, u64)> {
         self.last_reader += 1;
         let reading = Reading { start, tracked: name.map(Into::into), wanted: None };
-        let read = Request::Read(id, subscription(self.last_reader, count), reading);
+        let read = Request::Read(id, subscription(self.last_reader, count), Box::new(reading));
         self.ledger.handle(INSPECTOR, Command::Request(0, read));
         let mut found = Vec::new();
         loop {
@@ -566,7 +566,7 @@ impl World {
         self.readers
             .insert(self.last_reader, Reader { stream, next: None, wanted, named, held: VecDeque::new() });
         let prefetch = 1 + u32::try_from(self.random.below(20)).expect("a few");
-        let read = Request::Read(stream, subscription(self.last_reader, prefetch), reading);
+        let read = Request::Read(stream, subscription(self.last_reader, prefetch), Box::new(reading));
         self.ledger.handle(CLIENT, Command::Request(0, read));
         self.take_effects();
     }
