@@ -266,8 +266,13 @@ impl World {
             }
             match self.try_recover() {
                 Ok(()) => break,
+                Err(_) if !self.honest && !self.is_down() => {
+                    // A whole segment is missing: the broker does not start.
+                    self.counts.lost += 1;
+                    return;
+                }
                 Err(error) => {
-                    assert!(self.is_down(), "only the disk can keep a broker from coming back: {error}")
+                    assert!(self.is_down(), "only the disk can keep a broker from coming back: {error}");
                 }
             }
             survives = survives.min(self.end());
