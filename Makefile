@@ -65,6 +65,11 @@ conformance: ## The clients' own test suites (RABBIT=1: against RabbitMQ, too; A
 bench: ## Measure Leveret beside other brokers (ARGS="…" for bench/run)
 	@bench/run $(ARGS)
 
+.PHONY: backlog
+backlog: ## Measure deep queues: memory, restart, rates (ARGS="--messages 100000" for a short look)
+	@$(CARGO) build $(LOCKED) --release --package leveret-cli
+	@bench/backlog --binary $(LEVERET) $(ARGS)
+
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZ_SECONDS each (needs cargo-fuzz and a nightly compiler)
 	@for target in $$($(CARGO) fuzz list); do \

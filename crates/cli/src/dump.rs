@@ -22,15 +22,21 @@ pub(crate) struct Dump {
     /// The file
     #[arg(value_name = "FILE")]
     file: PathBuf,
+
+    /// Only check: print how many parts are damaged, and exit with 1 when any is
+    #[arg(long)]
+    check: bool,
 }
 
 impl Dump {
     pub(crate) fn run(self) -> Result<ExitCode> {
+        if self.check {
+            let damages = self.print(&mut io::sink())?;
+            println!("{}: {damages} damaged parts", self.file.display());
+            return Ok(if damages == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         let mut out = Output { out: BufWriter::new(stdout().lock()), is_closed: false };
-        let printed = match self.file.extension().is_some_and(|extension| extension == "segment") {
-            true => store::dump::segment::print(&RealDisk, &self.file, &mut out).map(drop),
-            false => store::dump::print(&RealDisk, &self.file, &mut out, &describe::record),
-        };
+        let printed = self.print(&mut out);
         let flushed = out.flush();
         if out.is_closed {
             return Ok(ExitCode::SUCCESS);
@@ -38,6 +44,14 @@ impl Dump {
         printed?;
         flushed.context("cannot write to standard output")?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// How many parts are damaged.
+    fn print(&self, out: &mut impl Write) -> store::Result<u64> {
+        match self.file.extension().is_some_and(|extension| extension == "segment") {
+            true => store::dump::segment::print(&RealDisk, &self.file, out).map(|checked| checked.damages),
+            false => store::dump::print(&RealDisk, &self.file, out, &describe::record),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod url;
 mod describe;
 mod dump;
 mod export_definitions;
+mod store;
 
 mod perf;
 
@@ -44,6 +45,7 @@ enum Command {
     Consume(consume::Consume),
     Dump(dump::Dump),
     ExportDefinitions(export_definitions::ExportDefinitions),
+    Store(store::Store),
     Perf(perf::Perf),
     Completions(completions::Completions),
 }
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Consume(consume) => consume.run(),
         Command::Dump(dump) => dump.run(),
         Command::ExportDefinitions(export) => export.run(),
+        Command::Store(store) => store.run(),
         Command::Perf(perf) => perf.run(),
         Command::Completions(completions) => completions.run(),
     };

@@ -68,6 +68,7 @@ impl Serve {
             return Ok(ExitCode::SUCCESS);
         }
         allocator::keep_buffers();
+        allocator::give_back_at_rest()?;
         raise_descriptor_limit();
         start_log(&self.log, self.log_format)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -16,9 +16,8 @@ fn dump(path: &Path) -> Outcome {
 /// The only file of a journal.
 fn journal(data: &Path, name: &str) -> PathBuf {
     let files = std::fs::read_dir(data.join("journal").join(name)).unwrap();
-    let files = files.map(|entry| entry.unwrap().path());
-    let files: Vec<PathBuf> =
-        files.filter(|path| path.extension().is_some_and(|it| it == "journal")).collect();
+    let is_journal = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "journal");
+    let files: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).filter(is_journal).collect();
     assert_eq!(files.len(), 1, "{files:?}");
     files[0].clone()
 }

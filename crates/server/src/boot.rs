@@ -35,7 +35,7 @@ pub(crate) const META_FILE_SIZE: u64 = 8 << 20;
 
 /// Bytes that a shard's journal keeps for when the disk is full: what was taken before publishers were blocked, some
 /// megabytes, and acks of a hundred thousand messages.
-const RESERVE: u64 = 8 << 20;
+pub(crate) const RESERVE: u64 = 8 << 20;
 
 /// Those who own state, running.
 pub(crate) struct Owners {
@@ -112,7 +112,7 @@ fn format_shards(count: usize) -> String {
     format!("{text}, checksum {:08x}\n", store::checksum(text.as_bytes()))
 }
 
-fn parse_shards(text: &str) -> Option<usize> {
+pub(crate) fn parse_shards(text: &str) -> Option<usize> {
     let (number, _) = text.split_once(' ').unwrap_or((text.trim_end(), ""));
     let count: usize = number.parse().ok().filter(|count| *count > 0)?;
     // Before there were checksums there was a number alone.

@@ -183,7 +183,11 @@ impl Ledger {
     /// of the last rounds from a torn tail.
     pub fn idle(&mut self) -> Option<Pending> {
         let is_idle = self.log.0.pending_bytes() == 0 && self.synced == self.log.0.next_lsn();
-        if !is_idle || self.marked == self.synced {
+        if !is_idle {
+            return None;
+        }
+        if self.marked == self.synced {
+            self.log.0.rest();
             return None;
         }
         let round = self.log.0.take_mark();
@@ -209,6 +213,11 @@ impl Ledger {
     /// See [`Shard::segments`].
     pub fn segments(&self) -> Vec<(QueueId, Segment)> {
         self.shard.segments()
+    }
+
+    /// See [`Shard::give_up_segment`].
+    pub fn give_up_segment(&mut self, queue: QueueId, segment: Segment) -> u64 {
+        self.shard.give_up_segment(queue, segment)
     }
 
     /// Bytes that were appended and are not yet durable.

@@ -14,6 +14,7 @@ pub mod config;
 pub mod export;
 pub mod journal;
 pub mod ledger;
+pub mod offline;
 pub mod pager;
 pub mod recovery;
 

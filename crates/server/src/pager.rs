@@ -23,6 +23,9 @@ use tracing::{error, info, warn};
 /// After this time what failed is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
+/// After this time without an order, buffers are given back.
+const REST_AFTER: Duration = Duration::from_millis(200);
+
 /// After so many tries a read gives what the disk gives, and the rest is lost.
 pub const READ_TRIES_MAX: u32 = 5;
 
@@ -188,6 +191,11 @@ impl<D: Disk + Clone> Pages<D> {
                 Err(()) => Answer::Refused { queue, token },
             });
         }
+    }
+
+    /// Gives buffers back: nothing comes for a while.
+    pub fn rest(&mut self) {
+        self.writer.iter_mut().for_each(Writer::rest);
     }
 
     /// Whether something failed and is to be tried again later, with [`Pages::retry`].
@@ -502,9 +510,13 @@ impl Pager {
 fn work<D: Disk + Clone>(mut pages: Pages<D>, inbox: &Receiver<Order>, report: &impl Fn(Answer)) {
     let mut retry_at: Option<Instant> = None;
     loop {
-        let first = match retry_at {
-            Some(at) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
-            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        let until = retry_at.unwrap_or_else(|| Instant::now() + REST_AFTER);
+        let first = match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Err(RecvTimeoutError::Timeout) if retry_at.is_none() => {
+                pages.rest();
+                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            }
+            first => first,
         };
         match first {
             Ok(first) => {

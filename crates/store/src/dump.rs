@@ -14,13 +14,14 @@ use crate::scan::{self, End, Found, Stop};
 /// Prints the header and the records of the journal file at `path` to `out`, one a line: lsn, kind, version, bytes of
 /// payload, and what `describe` makes of kind, version and payload. Reads the whole file into memory.
 ///
-/// A file on its own cannot tell whether its unreadable end was synced; that is for a recovery to say.
+/// Returns how many parts are damaged, the header among them. A file on its own cannot tell whether its unreadable end was
+/// synced; that is for a recovery to say.
 pub fn print<D: Disk>(
     disk: &D,
     path: &Path,
     out: &mut impl Write,
     describe: &dyn Fn(u8, u8, &[u8]) -> String,
-) -> Result<()> {
+) -> Result<u64> {
     let bytes = read(disk, path)?;
     let failed = |error: io::Error| Error::io("print", path, &error);
     let Some(base) = print_header(&bytes, path, out)? else {
@@ -28,14 +29,19 @@ pub fn print<D: Disk>(
         return Err(Error::new(Kind::Foreign, what));
     };
     let records = bytes.get(FILE_HEADER_SIZE..).unwrap_or_default();
+    let mut damages = u64::from(FileHeader::decode(&bytes) == HeaderRead::Damaged);
     let stop = scan::walk(records, base, End::Open, &mut |found| {
         match found {
             Found::Record(record) => writeln!(out, "{}", line(&record, describe)),
-            Found::Damaged { from, to } => writeln!(out, "{from:>12}  damaged up to {to}"),
+            Found::Damaged { from, to } => {
+                damages += 1;
+                writeln!(out, "{from:>12}  damaged up to {to}")
+            }
         }
         .map_err(failed)
     })?;
-    print_stop(records.len(), base, stop, out).map_err(failed)
+    print_stop(records.len(), base, stop, out).map_err(failed)?;
+    Ok(damages)
 }
 
 fn read<D: Disk>(disk: &D, path: &Path) -> Result<Vec<u8>> {

@@ -145,6 +145,16 @@ impl SimDisk {
         self.state().counts.get(&call).copied().unwrap_or(0)
     }
 
+    /// Bytes that were written to files.
+    pub fn bytes_written(&self) -> u64 {
+        self.state().written[0]
+    }
+
+    /// Bytes that were filled with zeros.
+    pub fn bytes_zeroed(&self) -> u64 {
+        self.state().written[1]
+    }
+
     /// The bytes of a file as a process sees them; `None` if there is none.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let mut state = self.state();
@@ -254,6 +264,7 @@ impl SimFile {
             Some(Fault::Short) => &bytes[..bytes.len() / 2],
             Some(Fault::Io | Fault::Full) => &[],
         };
+        state.written[usize::from(call == Call::Zero)] += written.len() as u64;
         state.inode(self.inode).write(index(position)?, written);
         fault.map_or(Ok(()), |fault| Err(fault.error()))
     }

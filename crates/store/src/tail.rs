@@ -108,6 +108,13 @@ impl Tail {
         }
     }
 
+    /// Gives the buffers back to the system: nothing comes for a while.
+    pub fn rest(&mut self) {
+        self.spare.clear();
+        self.spare.shrink_to_fit();
+        self.buffer.shrink_to_fit();
+    }
+
     fn leave_room_for_mark(&mut self) {
         if self.buffer.is_empty() {
             self.buffer.extend_from_slice(&[0; MARK_SIZE]);

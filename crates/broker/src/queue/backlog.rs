@@ -252,6 +252,12 @@ impl Backlog {
         }
     }
 
+    /// The messages of the pieces in a segment.
+    pub(crate) fn spans_in(&self, segment: Segment) -> Vec<Span> {
+        let of_it = self.pieces.iter().filter(|(_, piece)| piece.extent.segment == segment);
+        of_it.map(|(first, piece)| Span { first: *first, count: piece.count }).collect()
+    }
+
     /// Whether a message is in a piece.
     pub(crate) fn holds(&self, number: u64) -> bool {
         let piece = self.pieces.range(..=number).next_back();

@@ -228,6 +228,14 @@ impl Queue {
         lost.iter().map(|(span, _)| u64::from(span.count)).sum()
     }
 
+    /// What a segment holds is lost: how many messages that are.
+    pub(crate) fn give_up_segment(&mut self, segment: Segment) -> u64 {
+        let spans = self.backlog.spans_in(segment);
+        let lost = spans.into_iter().map(|span| self.lose(span.first, span.end(), segment)).sum();
+        self.rearrange();
+        lost
+    }
+
     /// Recovery: these messages are in a segment, and nowhere else.
     pub(crate) fn recover_spilled(
         &mut self,

@@ -62,6 +62,20 @@ impl Shard {
         self.paging.lost
     }
 
+    /// A segment cannot be had any more, and whoever keeps it says so: what it alone holds is lost, and is settled. How many
+    /// messages that are.
+    pub fn give_up_segment(&mut self, id: QueueId, segment: Segment) -> u64 {
+        let lost = self.queues.get_mut(&id).map_or(0, |queue| queue.give_up_segment(segment));
+        self.paging.lost += lost;
+        self.touch(id);
+        lost
+    }
+
+    /// Messages that wait in all queues.
+    pub fn ready(&self) -> u64 {
+        self.queues.values().map(|queue| queue.ready_len() as u64).sum()
+    }
+
     /// An order was carried out, or not.
     pub fn paged(&mut self, answer: Answer, log: &mut impl Log) {
         let Some(answer) = self.stream_paged(answer, log) else { return };

@@ -3,6 +3,7 @@
 //! `LEVERET_FLIPPED_BITS` is how many bits of each class of files are flipped, `LEVERET_CRASHES` how often each call of
 //! the disk is the last one.
 
+mod amplification;
 mod crashes;
 mod damage;
 mod node;

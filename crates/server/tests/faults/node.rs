@@ -11,6 +11,7 @@ use broker::page::{Answer, Limits, Order};
 use broker::queue::Options;
 use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Reply, Request};
 use broker::topology::Settings;
+use bytes::BytesMut;
 use server::ledger::{Budget, Ledger, Pending, Recovery};
 use server::pager::{Journal, Pages};
 use store::sim::SimDisk;
@@ -81,14 +82,25 @@ fn number_of(queue: u64, found: &Messages) -> Option<u64> {
     (found.as_bytes() == message(queue, number).as_bytes()).then_some(number)
 }
 
-fn files_options() -> store::Options {
-    store::Options {
+/// How large everything is.
+#[derive(Clone)]
+pub(crate) struct Sizes {
+    pub(crate) files: store::Options,
+    pub(crate) segments: store::segment::Options,
+    pub(crate) limits: Limits,
+    pub(crate) window: usize,
+}
+
+fn tiny() -> Sizes {
+    let files = store::Options {
         file_size: FILE_SIZE,
         zero_ahead_min: 1024,
         zero_ahead_max: 4096,
         reserve: 2048,
         ..store::Options::default()
-    }
+    };
+    let segments = store::segment::Options { segment_size: 6000, block_size: BLOCK_SIZE, files_open_max: 8 };
+    Sizes { files, segments, limits: LIMITS, window: 4096 }
 }
 
 fn life() -> u64 {
@@ -98,24 +110,31 @@ fn life() -> u64 {
 
 /// As the server does at start.
 pub(crate) fn start(disk: &SimDisk, queues: &BTreeSet<u64>) -> store::Result<(Node, Recovered)> {
+    start_with(disk, queues, tiny())
+}
+
+pub(crate) fn start_with(
+    disk: &SimDisk,
+    queues: &BTreeSet<u64>,
+    sizes: Sizes,
+) -> store::Result<(Node, Recovered)> {
     let mut recovery = Recovery::default();
-    recovery.limit_paging(LIMITS);
+    recovery.limit_paging(sizes.limits);
     for queue in queues {
         let label = format!("queue '{queue}'");
         let settings = Settings::default();
         recovery.open(QueueId(*queue), Options { label, durable: true, auto_delete: false, settings });
     }
-    let (files, recovered) = Files::open(disk.clone(), Path::new(JOURNAL), files_options(), &mut |record| {
-        recovery.replay(&record)
-    })?;
-    let budget = Budget { journal_size: 4 * FILE_SIZE, step: 2 * FILE_SIZE };
+    let file_size = sizes.files.file_size;
+    let replay = &mut |record: store::Record<'_>| recovery.replay(&record);
+    let (files, recovered) = Files::open(disk.clone(), Path::new(JOURNAL), sizes.files, replay)?;
+    let budget = Budget { journal_size: 4 * file_size, step: 2 * file_size };
     let ledger = recovery.finish(files.oldest(), recovered.next, budget);
     let damaged = recovered.next == Lsn::ZERO || !recovered.damaged.is_empty();
     let journal = if damaged { Journal::Damaged } else { Journal::Whole };
-    let options = store::segment::Options { segment_size: 6000, block_size: BLOCK_SIZE, files_open_max: 8 };
     let known = ledger.segments();
-    let pages = Pages::open(disk.clone(), Path::new(SEGMENTS), options, &known, journal, life)?;
-    let pages = pages.with_window(4096);
+    let pages = Pages::open(disk.clone(), Path::new(SEGMENTS), sizes.segments, &known, journal, life)?;
+    let pages = pages.with_window(sizes.window);
     let node = Node {
         ledger,
         files,
@@ -171,6 +190,33 @@ impl Node {
         }
         let idle = self.ledger.idle();
         idle.map_or(Ok(()), |mark| self.commit(mark))
+    }
+
+    /// Publishes messages with this body, in one round.
+    pub(crate) fn publish_alike(&mut self, queue: u64, count: u32, body: &[u8]) -> Result<(), Dead> {
+        let mut bytes = BytesMut::new();
+        let parts = Parts { route: b"\0\x01q", properties: &[0x10, 0, 2], body };
+        (0..count).for_each(|_| parts.encode(&mut bytes));
+        let messages = Messages::encoded(bytes.freeze(), count);
+        let one = Publish { messages, persistent: true, expires: false, route: 0, confirm: None };
+        let batch =
+            Batch { routes: vec![Arc::from([QueueId(queue)])], runs: vec![one], confirms: Vec::new() };
+        self.ledger.handle(CLIENT, Command::Publish(batch));
+        self.finish_quickly()
+    }
+
+    /// Takes a message for good, whatever it is; whether there was one. Durable with the next round.
+    pub(crate) fn take_any(&mut self, queue: u64) -> Result<bool, Dead> {
+        Ok(self.get(queue)?.is_some())
+    }
+
+    /// Ends the round, without a look at all that there is.
+    pub(crate) fn finish_quickly(&mut self) -> Result<(), Dead> {
+        while let Some(pending) = self.ledger.finish_round() {
+            self.commit(pending)?;
+            self.page()?;
+        }
+        self.page().map(drop)
     }
 
     fn publish(&mut self, queue: u64, count: u64) -> Result<(), Dead> {

@@ -190,6 +190,11 @@ impl<D: Disk> Writer<D> {
         }
     }
 
+    /// Gives the buffer of appends back: none comes for a while.
+    pub fn rest(&mut self) {
+        self.buffer = Vec::new();
+    }
+
     /// Whether a sync has failed: nothing more is appended.
     pub fn is_failed(&self) -> bool {
         self.failed.is_some()

@@ -19,6 +19,8 @@ pub(super) struct State {
     /// What makes `names` of `durable_names`.
     changes: Vec<Change>,
     pub(super) counts: BTreeMap<Call, u64>,
+    /// Bytes by [`Call::Write`], and by [`Call::Zero`].
+    pub(super) written: [u64; 2],
     pub(super) plans: Vec<Planned>,
     /// Bytes of files that cannot be read.
     spoiled: Vec<(u64, Range<u64>)>,
