@@ -98,6 +98,12 @@ ROWS = [
         amqp("--durable --producers 2 --consumers 2 --queues 4", nats="--producers 2 --consumers 2 --queues 4"),
     ),
     Row(
+        "stream1k3",
+        "1 KB, a stream, one producer, confirms (window 1,000), three readers, acks; deliveries",
+        amqp(f"--stream --confirm 1000 {ACKS} --size 1024 --consumers 3"),
+        quick=True,
+    ),
+    Row(
         "stuck1k",
         "1 KB, transient, no acks, alone and beside a consumer of another queue that never reads",
         {"leveret": "--durable --size 1024", "stuck": "--durable --size 1024"},

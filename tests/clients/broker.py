@@ -19,14 +19,21 @@ STOP_SECONDS = 15
 @contextlib.contextmanager
 def running(binary, arguments=(), listening=LISTENING, address="127.0.0.1:0"):
     """Runs `leveret serve` on a fresh data directory, and a free port unless `address` names one; yields its URL."""
+    with process(binary, arguments, address) as serving:
+        yield f"amqp://guest:guest@{listens_at(serving, listening)}/"
+
+
+@contextlib.contextmanager
+def process(binary, arguments=(), address="127.0.0.1:0"):
+    """Runs `leveret serve` on a fresh data directory, and a free port unless `address` names one; yields its process."""
     with tempfile.TemporaryDirectory(prefix="leveret-clients-") as directory:
         command = [binary, "serve", "--amqp", address, "--data-dir", directory, *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        serving = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
-            yield f"amqp://guest:guest@{listens_at(process, listening)}/"
+            yield serving
         finally:
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(STOP_SECONDS)
+            serving.send_signal(signal.SIGTERM)
+            code = serving.wait(STOP_SECONDS)
         assert code == 0, f"the broker stopped with {code}"
 
 

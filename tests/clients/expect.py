@@ -42,11 +42,3 @@ def url_with(url, user=None, password=None, vhost=None):
     path = parts.path if vhost is None else f"/{vhost}"
     netloc = f"{user}:{password}@{parts.hostname}:{parts.port or 5672}"
     return urlunsplit((parts.scheme, netloc, path, parts.query, ""))
-
-
-def waits_for(feature, seconds=3):
-    """Marks a test of what Leveret does not do yet and RabbitMQ does. Who builds it takes the mark away, or is told to."""
-    if "LEVERET_BIN" not in os.environ:
-        return lambda test: test
-    mark = pytest.mark.xfail(strict=True, reason=f"not yet: {feature}")
-    return lambda test: pytest.mark.timeout(seconds)(mark(test))

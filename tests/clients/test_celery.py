@@ -12,8 +12,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from expect import waits_for
-
 HERE = pathlib.Path(__file__).parent
 SECONDS = 30
 
@@ -108,7 +106,6 @@ def test_a_task_waits_for_its_time_and_lets_others_pass(worker):
     assert by_countdown >= sent + 0.9 and by_eta >= eta.timestamp()
 
 
-@waits_for("priorities", seconds=15)
 def test_urgent_tasks_come_first(app):
     from celery_app import now
 

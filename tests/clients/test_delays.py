@@ -1,17 +1,18 @@
 """Delayed messages, as applications make them: by delay queues of their own, or by the exchange of a plugin."""
 
+import time
+
 import pytest
 from pika import BasicProperties
-from pika.exceptions import ConnectionClosedByBroker, UnroutableError
+from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker, UnroutableError
 
 from conftest import Inbox
-from expect import eventually, waits_for
+from expect import closed, eventually
 
 LEVELS = 28
 UNIT_MS = 50
 
 
-@waits_for("message TTL, dead-lettering, queue expiry")
 def test_a_queue_for_each_delay_as_laravel_declares_it(channel, queue, name):
     """Its messages go back to the queue of the jobs, and a while later the delay queue itself goes."""
     delayed, delay_ms = name(), 200
@@ -39,7 +40,6 @@ def until_gone(channel, queue):
     eventually(unroutable)
 
 
-@waits_for("exchange type x-delayed-message")
 def test_a_delayed_exchange_as_masstransit_declares_it(channel, queue, name):
     """One exchange for all delays: what is to wait longer does not hold up what is to wait less."""
     delayed, target = name(), name()
@@ -54,6 +54,80 @@ def test_a_delayed_exchange_as_masstransit_declares_it(channel, queue, name):
     for delay_ms in (400, 200):
         channel.basic_publish(delayed, "", str(delay_ms), BasicProperties(headers={"x-delay": delay_ms}))
     assert inbox.wait(2).bodies == [b"200", b"400"]
+
+
+@pytest.fixture
+def delayed(connection, name):
+    """Declares a delayed exchange, where the broker has them."""
+
+    def declare(kind, **options):
+        exchange = name("delayed")
+        try:
+            connection.channel().exchange_declare(
+                exchange, "x-delayed-message", arguments={"x-delayed-type": kind}, **options
+            )
+        except ConnectionClosedByBroker:
+            pytest.skip("RabbitMQ 3.10 without the plugin")
+        return exchange
+
+    return declare
+
+
+def later(channel, exchange, key, body, **headers):
+    channel.basic_publish(exchange, key, body, BasicProperties(headers=headers, delivery_mode=2))
+
+
+def test_a_delayed_exchange_routes_as_its_type_says(connection, delayed, queue):
+    exchange, channel = delayed("topic"), connection.channel()
+    channel.queue_bind(queue, exchange, "a.*")
+    inbox = Inbox(channel, queue, auto_ack=True)
+    for key in ["a.b", "b.a"]:
+        later(channel, exchange, key, key.encode(), **{"x-delay": 50})
+        later(channel, exchange, key, key.upper().encode())
+    assert inbox.wait(2).bodies == [b"A.B", b"a.b"]
+    assert [method.exchange for method, _, _ in inbox.messages] == [exchange, exchange]
+
+
+def test_a_message_for_a_point_in_time(connection, delayed, queue):
+    exchange, channel = delayed("direct"), connection.channel()
+    channel.queue_bind(queue, exchange, "k")
+    inbox = Inbox(channel, queue, auto_ack=True)
+    at = int(time.time() * 1000) + 300
+    later(channel, exchange, "k", b"then", **{"x-deliver-at": at})
+    later(channel, exchange, "k", b"past", **{"x-deliver-at": at - 1000})
+    inbox.wait(2)
+    assert inbox.bodies == [b"past", b"then"] and time.time() * 1000 >= at
+
+
+def test_confirms_say_that_a_delayed_message_is_safe(connection, delayed, queue):
+    exchange, channel = delayed("fanout", durable=True), connection.channel()
+    channel.queue_bind(queue, exchange)
+    channel.confirm_delivery()
+    channel.basic_publish(exchange, "", b"x", BasicProperties(headers={"x-delay": 20}), mandatory=True)
+    assert Inbox(channel, queue, auto_ack=True).wait(1).bodies == [b"x"]
+
+
+def test_what_is_delayed_goes_with_its_exchange(connection, delayed, queue):
+    exchange, channel = delayed("fanout"), connection.channel()
+    channel.queue_bind(queue, exchange)
+    later(channel, exchange, "", b"x", **{"x-delay": 100})
+    with pytest.raises(ChannelClosedByBroker) as error:
+        connection.channel().queue_delete(f"amq.delayed.{exchange}")
+    closed(error.value, 403, "goes with its exchange")
+    channel.exchange_delete(exchange)
+    with pytest.raises(ChannelClosedByBroker) as error:
+        connection.channel().queue_declare(f"amq.delayed.{exchange}", passive=True)
+    closed(error.value, 404, "no queue")
+    connection.process_data_events(0.2)
+    assert channel.basic_get(queue, auto_ack=True)[0] is None
+
+
+@pytest.mark.parametrize("arguments", [{}, {"x-delayed-type": "sideways"}, {"x-delayed-type": "x-delayed-message"}])
+def test_a_delayed_exchange_needs_a_type(connection, delayed, arguments, name):
+    delayed("direct")
+    with pytest.raises(ChannelClosedByBroker) as error:
+        connection.channel().exchange_declare(name(), "x-delayed-message", arguments=arguments)
+    closed(error.value, 406, "x-delayed-type")
 
 
 class DelayLevels:
@@ -97,7 +171,6 @@ def test_no_delay_as_nservicebus_sends_it_passes_28_levels_at_once(channel, queu
     assert channel.basic_get(queue, auto_ack=True)[2] == b"now"
 
 
-@waits_for("message TTL, dead-lettering")
 def test_delays_as_nservicebus_sends_them_add_up_by_their_bits(channel, queue, delays):
     channel.queue_bind(queue, delays.deliver, f"#.{queue}")
     inbox = Inbox(channel, queue, auto_ack=True)

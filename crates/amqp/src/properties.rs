@@ -9,7 +9,7 @@
 mod builder;
 
 use crate::error::{Error, Result};
-use crate::table::Table;
+use crate::table::{Table, Value};
 use crate::wire::Reader;
 pub use builder::PropertiesBuilder;
 
@@ -178,6 +178,24 @@ impl<'a> Properties<'a> {
             out,
             Some(|out: &mut Vec<u8>| crate::wire::put_long_string(out, headers.as_bytes())),
         );
+    }
+
+    /// Appends these properties with one more header, an integer of 64 bits.
+    ///
+    /// # Panics
+    /// If `key` is longer than 255 bytes.
+    pub fn with_long_header(self, key: &str, value: i64, out: &mut Vec<u8>) {
+        let headers = self.headers().map_or(&[][..], Table::as_bytes);
+        let put = |out: &mut Vec<u8>| {
+            let at = out.len();
+            out.extend_from_slice(&[0; 4]);
+            out.extend_from_slice(headers);
+            crate::wire::put_short_string(out, key);
+            crate::table::put_value(out, Value::I64(value));
+            let size = u32::try_from(out.len() - at - 4).unwrap_or(u32::MAX);
+            out[at..at + 4].copy_from_slice(&size.to_be_bytes());
+        };
+        self.splice(HEADERS, out, Some(put));
     }
 
     /// Appends these properties without an expiration.

@@ -7,6 +7,8 @@
 mod builder;
 mod value;
 
+pub(crate) use value::put as put_value;
+
 use std::fmt;
 
 use crate::error::{Error, Result};

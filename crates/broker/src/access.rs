@@ -7,11 +7,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind};
+use crate::limits::UserLimits;
 use crate::password::PasswordHash;
+use crate::pattern::Pattern;
 
 /// A user, as stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +75,7 @@ pub struct Access {
 #[derive(Clone, Debug)]
 struct Account {
     user: Arc<User>,
+    limits: UserLimits,
     grants: OrdMap<Arc<str>, Arc<Grant>>,
     /// By virtual host, then by exchange. No map within is empty.
     topics: OrdMap<Arc<str>, OrdMap<Arc<str>, Arc<TopicGrant>>>,
@@ -105,6 +107,11 @@ impl Access {
     /// All users by name.
     pub fn users(&self) -> impl Iterator<Item = &Arc<User>> {
         self.accounts.values().map(|account| &account.user)
+    }
+
+    /// What a user may have.
+    pub fn limits(&self, user: &str) -> UserLimits {
+        self.accounts.get(user).map_or_else(UserLimits::default, |account| account.limits)
     }
 
     /// The permissions of a user by virtual host.
@@ -190,9 +197,17 @@ impl Access {
 /// Changes, for the meta shard's `apply`.
 impl Access {
     pub(crate) fn put_user(&mut self, user: &Arc<User>) {
-        let account = Account { user: Arc::clone(user), grants: OrdMap::new(), topics: OrdMap::new() };
+        let (user, limits) = (Arc::clone(user), UserLimits::default());
+        let account =
+            Account { user: Arc::clone(&user), limits, grants: OrdMap::new(), topics: OrdMap::new() };
         let account = self.accounts.entry(Arc::clone(&user.name)).or_insert(account);
-        account.user = Arc::clone(user);
+        account.user = user;
+    }
+
+    pub(crate) fn set_limits(&mut self, user: &str, limits: UserLimits) {
+        if let Some(account) = self.accounts.get_mut(user) {
+            account.limits = limits;
+        }
     }
 
     pub(crate) fn remove_user(&mut self, name: &str) {
@@ -332,38 +347,6 @@ impl Grant {
             Operation::Configure => &self.configure,
             Operation::Write => &self.write,
             Operation::Read => &self.read,
-        }
-    }
-}
-
-/// Compiled size of one pattern at most, in bytes.
-const PATTERN_SIZE_MAX: usize = 1 << 20;
-
-/// A pattern. Most are one of the first two, and those cost no memory.
-#[derive(Debug)]
-enum Pattern {
-    Everything,
-    Nothing,
-    Regex(Regex),
-}
-
-impl Pattern {
-    fn new(text: &str) -> Result<Pattern, Error> {
-        match text {
-            ".*" => Ok(Pattern::Everything),
-            "" | "^$" => Ok(Pattern::Nothing),
-            _ => match RegexBuilder::new(text).size_limit(PATTERN_SIZE_MAX).build() {
-                Ok(regex) => Ok(Pattern::Regex(regex)),
-                Err(_) => Err(Error::new(Kind::Invalid, format!("regular expression '{text}' is invalid"))),
-            },
-        }
-    }
-
-    fn matches(&self, name: &str) -> bool {
-        match self {
-            Pattern::Everything => true,
-            Pattern::Nothing => false,
-            Pattern::Regex(regex) => regex.is_match(name),
         }
     }
 }

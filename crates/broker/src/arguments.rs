@@ -32,6 +32,16 @@ impl Arguments {
         if self.is_empty() { None } else { self.table().get(key) }
     }
 
+    /// These and one more, which is not among them.
+    pub(crate) fn with<'v>(&'v self, key: &str, value: impl Into<Value<'v>>) -> Arguments {
+        let mut builder = TableBuilder::new();
+        for (key, value) in self.table() {
+            builder.insert(key, value);
+        }
+        builder.insert(key, value);
+        builder.as_table().into()
+    }
+
     /// The argument `key` if it is a string.
     pub fn string(&self, key: &str) -> Option<&str> {
         self.get(key)?.as_str()

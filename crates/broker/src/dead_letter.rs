@@ -45,6 +45,7 @@ impl Reason {
             Reason::Expired => "expired",
             Reason::MaxLen => "maxlen",
             Reason::DeliveryLimit => "delivery_limit",
+            Reason::Due => "due",
         }
     }
 }

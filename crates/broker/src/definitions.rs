@@ -1,8 +1,10 @@
-//! RabbitMQ's definitions: users, virtual hosts, permissions, exchanges, queues and bindings as one JSON document.
+//! RabbitMQ's definitions as one JSON document: users, virtual hosts, permissions, limits, policies, exchanges, queues and
+//! bindings.
 //!
 //! Reading them yields [`Change`]s, so what is imported passes the same checks as what clients declare.
 
 mod export;
+mod rules;
 
 use std::sync::Arc;
 
@@ -18,6 +20,8 @@ use crate::meta::{Change, DeclareExchange, DeclareQueue, NAME_SIZE_MAX};
 use crate::password::PasswordHash;
 use crate::topology::{Binding, Destination, ExchangeKind};
 
+use rules::{Fields, Limits, ParameterDefinition, PolicyDefinition, VhostDefinition};
+
 pub use export::{Exported, export};
 
 /// What a document says.
@@ -25,7 +29,7 @@ pub use export::{Exported, export};
 pub struct Definitions {
     /// To be decided one after another: later ones need earlier ones.
     pub changes: Vec<Change>,
-    /// Keys that hold something which was not understood, such as `policies` or `vhosts[].limits`; each once.
+    /// Keys that hold something which was not understood, such as `global_parameters` or `users[].limits.max-hats`; each once.
     pub ignored: Vec<String>,
 }
 
@@ -53,14 +57,18 @@ pub fn parse(json: &str, mut salt: impl FnMut() -> [u8; 16]) -> Result<Definitio
         .map_err(|error| Error::new(Kind::Invalid, format!("definitions: {error}")))?;
     let mut ignored = Ignored::default();
     let mut changes = Vec::new();
+    let mut limits = Limits::default();
     ignored.note("", &document.rest);
     for vhost in document.vhosts {
-        ignored.note("vhosts[].", &vhost.rest);
-        changes.push(Change::AddVhost { name: vhost.name });
+        changes.extend(vhost.read(&mut ignored, &mut limits)?);
     }
-    for user in document.users {
+    let with_default_type = rules::with_default_type(&changes);
+    for mut user in document.users {
         ignored.note("users[].", &user.rest);
-        changes.push(Change::PutUser { user: user.read(&mut salt)? });
+        let limits = user.limits.take();
+        let user = user.read(&mut salt)?;
+        let limits = limits.map(|limits| rules::user_limits(&user.name, limits, &mut ignored)).transpose()?;
+        changes.extend([Change::PutUser { user }].into_iter().chain(limits));
     }
     for permission in document.permissions {
         ignored.note("permissions[].", &permission.rest);
@@ -70,19 +78,27 @@ pub fn parse(json: &str, mut salt: impl FnMut() -> [u8; 16]) -> Result<Definitio
         ignored.note("topic_permissions[].", &permission.rest);
         changes.push(permission.read());
     }
+    for policy in document.policies {
+        changes.push(policy.read(&mut ignored)?);
+    }
+    for parameter in document.parameters {
+        changes.extend(parameter.read(&mut ignored, &mut limits)?);
+    }
     for exchange in document.exchanges {
         ignored.note("exchanges[].", &exchange.rest);
         changes.push(exchange.read()?);
     }
     for queue in document.queues {
         ignored.note("queues[].", &queue.rest);
-        changes.push(queue.read()?);
+        let has_default_type = with_default_type.contains(&queue.vhost);
+        changes.push(queue.read(has_default_type)?);
     }
     // The default exchange's bindings, which some tools write, exist anyway.
     for binding in document.bindings.into_iter().filter(|binding| !binding.source.is_empty()) {
         ignored.note("bindings[].", &binding.rest);
         changes.push(binding.read()?);
     }
+    changes.extend(limits.into_changes());
     Ok(Definitions { changes, ignored: ignored.0 })
 }
 
@@ -95,9 +111,15 @@ impl Ignored {
         for (key, value) in rest {
             let known = path.is_empty() && ORIGIN_KEYS.contains(&key.as_str());
             let name = format!("{path}{key}");
-            if !known && !is_empty(value) && !self.0.contains(&name) {
-                self.0.push(name);
+            if !known && !is_empty(value) {
+                self.add(name);
             }
+        }
+    }
+
+    fn add(&mut self, name: String) {
+        if !self.0.contains(&name) {
+            self.0.push(name);
         }
     }
 }
@@ -123,6 +145,10 @@ struct Document {
     #[serde(default)]
     topic_permissions: Vec<TopicPermissionDefinition>,
     #[serde(default)]
+    policies: Vec<PolicyDefinition>,
+    #[serde(default)]
+    parameters: Vec<ParameterDefinition>,
+    #[serde(default)]
     exchanges: Vec<ExchangeDefinition>,
     #[serde(default)]
     queues: Vec<QueueDefinition>,
@@ -133,18 +159,12 @@ struct Document {
 }
 
 #[derive(Deserialize)]
-struct VhostDefinition {
-    name: Arc<str>,
-    #[serde(flatten)]
-    rest: Map<String, Value>,
-}
-
-#[derive(Deserialize)]
 struct UserDefinition {
     name: Arc<str>,
     password: Option<String>,
     password_hash: Option<String>,
     hashing_algorithm: Option<String>,
+    limits: Option<Fields>,
     #[serde(default)]
     tags: Tags,
     #[serde(flatten)]
@@ -274,8 +294,9 @@ struct QueueDefinition {
 }
 
 impl QueueDefinition {
-    fn read(mut self) -> Result<Change, Error> {
-        if let Some(kind) = self.kind.filter(|kind| kind != "classic") {
+    /// A classic queue has to say so where others are the default.
+    fn read(mut self, has_default_type: bool) -> Result<Change, Error> {
+        if let Some(kind) = self.kind.filter(|kind| kind != "classic" || has_default_type) {
             self.arguments.entry("x-queue-type").or_insert(Value::String(kind));
         }
         Ok(Change::DeclareQueue(DeclareQueue {
@@ -383,13 +404,24 @@ mod tests {
         "users": [
             {"name": "imported", "password_hash": "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR",
              "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": ["administrator"], "limits": {}},
-            {"name": "plain", "password": "secret", "tags": "management, monitoring", "limits": {"max-channels": 5}},
+            {"name": "plain", "password": "secret", "tags": "management, monitoring",
+             "limits": {"max-channels": 5, "max-connections": -1, "max-hats": 1}},
             {"name": "certificate", "tags": ""}
         ],
-        "vhosts": [{"name": "/"}, {"name": "shop", "metadata": {"description": "Shop"}}],
+        "vhosts": [{"name": "/"}, {"name": "shop", "metadata": {"description": "Shop", "tags": ["t"], "colour": 1},
+                    "limits": [], "default_queue_type": "rabbit_quorum_queue"}],
         "permissions": [{"user": "plain", "vhost": "shop", "configure": "^mine", "write": ".*", "read": ""}],
         "topic_permissions": [{"user": "plain", "vhost": "shop", "exchange": "x", "write": "^{username}", "read": ".*"}],
-        "policies": [{"vhost": "/", "name": "p", "pattern": "", "definition": {}}],
+        "policies": [{"vhost": "/", "name": "p", "pattern": "^q", "apply-to": "quorum_queues", "priority": 2,
+                      "definition": {"message-ttl": 5, "overflow": "drop-head"}},
+                     {"vhost": "/", "name": "plain", "pattern": "", "definition": {"max-length": 1}, "colour": 1}],
+        "parameters": [
+            {"component": "operator_policy", "name": "o", "vhost": "/", "value":
+             {"pattern": "", "definition": [["message-ttl", 3]], "apply-to": "all", "priority": 0}},
+            {"component": "vhost-limits", "name": "limits", "vhost": "shop", "value": {"max-queues": 7, "max-hats": 1}},
+            {"component": "shovel", "name": "s", "vhost": "/", "value": {"src-uri": "amqp://"}}
+        ],
+        "global_parameters": [{"name": "cluster_name", "value": "rabbit"}],
         "exchanges": [{"name": "x", "vhost": "shop", "type": "topic", "durable": true, "auto_delete": false,
                        "internal": false, "arguments": {"alternate-exchange": "amq.fanout"}}],
         "queues": [{"name": "q", "vhost": "shop", "type": "quorum", "durable": true, "auto_delete": false,
@@ -409,18 +441,28 @@ mod tests {
         expect![[r#"
             AddVhost { name: "/" }
             AddVhost { name: "shop" }
+            SetVhostMetadata { vhost: "shop", metadata: Metadata { description: "Shop", tags: ["t"], default_queue_type: Some("quorum") } }
             PutUser { user: User { name: "imported", password: PasswordHash(…), tags: ["administrator"] } }
+            SetUserLimits { user: "imported", limits: UserLimits { connections_max: None, channels_max: None } }
             PutUser { user: User { name: "plain", password: PasswordHash(…), tags: ["management", "monitoring"] } }
+            SetUserLimits { user: "plain", limits: UserLimits { connections_max: None, channels_max: Some(5) } }
             PutUser { user: User { name: "certificate", password: PasswordHash(none), tags: [] } }
             SetPermissions { user: "plain", vhost: "shop", permissions: Permissions { configure: "^mine", write: ".*", read: "" } }
             SetTopicPermissions { user: "plain", vhost: "shop", exchange: "x", permissions: TopicPermissions { write: "^{username}", read: ".*" } }
+            PutPolicy { vhost: "/", tier: User, policy: Policy { name: "p", pattern: "^q", apply_to: QuorumQueues, priority: 2, definition: {"message-ttl": long 5, "overflow": longstr drop-head} } }
+            PutPolicy { vhost: "/", tier: User, policy: Policy { name: "plain", pattern: "", apply_to: All, priority: 0, definition: {"max-length": long 1} } }
+            PutPolicy { vhost: "/", tier: Operator, policy: Policy { name: "o", pattern: "", apply_to: All, priority: 0, definition: {"message-ttl": long 3} } }
             DeclareExchange(DeclareExchange { vhost: "shop", name: "x", kind: Topic, durable: true, auto_delete: false, internal: false, arguments: {"alternate-exchange": longstr amq.fanout} })
             DeclareQueue(DeclareQueue { vhost: "shop", name: "q", server_named: false, durable: true, auto_delete: false, owner: None, arguments: {"nested": table [{<<"list">>,array,[{long,1},{double,1.5},{bool,true},{longstr,<<"s">>}]}], "x-message-ttl": long 60000, "x-queue-type": longstr quorum} })
-            Bind { vhost: "shop", binding: Binding { source: "x", routing_key: "a.*", destination: Queue("q"), arguments: {} }, connection: None }"#]].assert_eq(&story.join("\n"));
+            Bind { vhost: "shop", binding: Binding { source: "x", routing_key: "a.*", destination: Queue("q"), arguments: {} }, connection: None }
+            SetVhostLimits { vhost: "shop", limits: VhostLimits { connections_max: None, queues_max: Some(7) } }"#]].assert_eq(&story.join("\n"));
         expect![[r#"
-            policies
-            vhosts[].metadata
-            users[].limits"#]]
+            global_parameters
+            vhosts[].metadata.colour
+            users[].limits.max-hats
+            policies[].colour
+            parameters[].value.max-hats
+            parameters[] of component 'shovel'"#]]
         .assert_eq(&definitions.ignored.join("\n"));
     }
 
@@ -437,7 +479,8 @@ mod tests {
         assert!(access.user("plain").unwrap().password.verify("secret"));
         assert!(!access.user("certificate").unwrap().password.verify(""));
         let mut targets = Vec::new();
-        let message = Envelope { routing_keys: &["a.b"], properties: Properties::EMPTY, random: 0 };
+        let message =
+            Envelope { routing_keys: &["a.b"], properties: Properties::EMPTY, random: 0, due: false };
         meta.topology().route("shop", "x", &message, &mut targets).unwrap();
         assert_eq!(targets.len(), 1);
     }
@@ -456,6 +499,14 @@ mod tests {
             r#"{"queues": [{"name": "q"}]}"#.to_owned(),
             r#"{"exchanges": [{"name": "x", "vhost": "/", "type": "sideways"}]}"#.to_owned(),
             r#"{"users": [{"name": "u", "password_hash": "AA=="}]}"#.to_owned(),
+            r#"{"users": [{"name": "u", "limits": {"max-channels": "5"}}]}"#.to_owned(),
+            r#"{"vhosts": [{"name": "v", "limits": {"max-queues": 1.5}}]}"#.to_owned(),
+            r#"{"policies": [{"name": "p", "vhost": "/", "pattern": "", "definition": {"message-ttl": null}}]}"#
+                .to_owned(),
+            r#"{"policies": [{"name": "p", "vhost": "/", "pattern": "", "apply-to": "hats", "definition": {}}]}"#
+                .to_owned(),
+            r#"{"parameters": [{"component": "operator_policy", "name": "o", "vhost": "/", "value": {}}]}"#
+                .to_owned(),
             queue(r#"{"x": null}"#),
             queue(r#"{"x": 18446744073709551615}"#),
             queue(&format!(r#"{{"x": {deep}}}"#)),
@@ -467,6 +518,11 @@ mod tests {
             definitions: missing field `vhost` at line 1 column 25
             unknown exchange type 'sideways'
             a password hash has 1 bytes, expected 36
+            limit 'max-channels' of user 'u' is "5", expected an integer, below 0 for no limit
+            limit 'max-queues' of vhost 'v' is 1.5, expected an integer, below 0 for no limit
+            policy 'p' in vhost '/': null is not allowed in arguments
+            definitions: unknown variant `hats`, expected one of `all`, `queues`, `classic_queues`, `quorum_queues`, `streams`, `exchanges` at line 1 column 94
+            parameter 'o' of component 'operator_policy' in vhost '/': missing field `pattern`
             null is not allowed in arguments
             18446744073709551615 in arguments does not fit 64 bits
             a table nests more than 32 levels deep

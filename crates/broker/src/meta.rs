@@ -27,6 +27,7 @@ use crate::id::{ConnectionId, QueueId};
 use crate::topology::Topology;
 
 pub use apply::Effect;
+pub(crate) use arguments::DURATION_MS_MAX;
 pub use change::{Change, Decision, DeclareExchange, DeclareQueue, Reply};
 pub use decide::refuse_default_exchange;
 pub use record::{KIND, Record, VERSION};

@@ -65,6 +65,17 @@ pub enum Order {
         /// In ascending order.
         runs: Vec<Run>,
     },
+    /// Append to a stream, and make that durable: [`Answer::Spilled`] or [`Answer::Refused`].
+    Append {
+        /// Which stream.
+        queue: QueueId,
+        /// To be given back with the answer.
+        token: u64,
+        /// In ascending order; their flags are the stream's own.
+        runs: Vec<Run>,
+        /// To a segment of its own.
+        begins_segment: bool,
+    },
     /// Read a window of a segment: [`Answer::Read`].
     Read {
         /// Whose segment.

@@ -10,8 +10,9 @@
 //! Returned  | queue u64 | returns u16 | (first u64, count u32) x n                     |
 //! ```
 //!
-//! Integers are big-endian. All are version 1. A sequence number counts the messages of one queue; those of an
-//! Enqueue follow each other in each of its queues.
+//! Integers are big-endian. All are version 1. Kinds from 32 on are of [streams](crate::stream::record); 16 is the
+//! [meta shard's](crate::meta::KIND). A sequence number counts the messages of one queue; those of an Enqueue follow each
+//! other in each of its queues.
 
 use bytes::Bytes;
 
@@ -19,6 +20,7 @@ use crate::id::QueueId;
 use crate::message::Messages;
 use crate::page::{Extent, Place, Segment};
 use crate::queue::Mark;
+use crate::stream;
 
 /// A place in the log, in bytes since its beginning; grows, and is never given out twice.
 pub type Position = u64;
@@ -91,6 +93,8 @@ pub enum Record {
         /// Which.
         spans: Vec<Span>,
     },
+    /// Of a stream.
+    Stream(stream::record::Record),
 }
 
 /// Kind of [`Record::Enqueue`] in the log.
@@ -102,9 +106,9 @@ pub const DELIVERED: u8 = 3;
 /// Kind of [`Record::Spilled`] in the log.
 pub const SPILLED: u8 = 4;
 /// Kind of [`Record::Arrived`] in the log.
-pub const ARRIVED: u8 = 16;
+pub const ARRIVED: u8 = 5;
 /// Kind of [`Record::Returned`] in the log.
-pub const RETURNED: u8 = 17;
+pub const RETURNED: u8 = 6;
 
 /// Writes [`Record::Enqueue`] without building it, for messages of which the first comes `nth` after the one with these
 /// sequence numbers. `scratch` is reused from call to call.
@@ -233,7 +237,7 @@ impl Record {
                 let returns = u16::from_be_bytes(*returns);
                 Some(Record::Returned { queue: QueueId(queue), returns, spans: take_spans(rest)? })
             }
-            _ => None,
+            _ => stream::record::Record::decode(kind, payload).map(Record::Stream),
         }
     }
 }

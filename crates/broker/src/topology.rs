@@ -4,11 +4,15 @@
 //! after each change and sessions route from theirs without a lock. Only [`crate::meta`] changes one.
 
 mod binding;
+mod delay;
 mod exchange;
 pub(crate) mod headers;
+mod metadata;
 pub(crate) mod pick;
+mod policies;
 mod queue;
 mod route;
+mod settings;
 mod trie;
 mod vhost;
 
@@ -19,11 +23,18 @@ use imbl::OrdMap;
 use crate::access::Access;
 use crate::error::{Error, Kind};
 use crate::id::QueueId;
+use crate::limits::VhostLimits;
+use crate::policy::{Policy, Tier};
 
 pub use binding::{Binding, Destination};
+pub use delay::due_ms;
+pub(crate) use delay::queue_name as delay_queue_name;
+pub(crate) use exchange::delayed_kind;
 pub use exchange::{ALTERNATE_EXCHANGE, Exchange, ExchangeKind};
-pub use queue::{DeadLetterStrategy, DelayedRetry, Overflow, Queue, QueueKind, Settings};
+pub use metadata::Metadata;
+pub use queue::Queue;
 pub use route::Envelope;
+pub use settings::{DeadLetterStrategy, DelayedRetry, Overflow, QueueKind, Settings};
 pub use vhost::Vhost;
 
 /// Everything a session needs to know to serve its client, as of one version.
@@ -76,6 +87,12 @@ impl Topology {
         self.queues.get(&id)
     }
 
+    /// What the arguments of a queue and the policies for it come to. This is looked up, not worked out; after a change it
+    /// is announced by [`Effect::QueueChanged`](crate::meta::Effect::QueueChanged).
+    pub fn settings(&self, queue: &Queue) -> Settings {
+        self.vhost(&queue.vhost).map_or_else(Settings::default, |vhost| vhost.settings(queue))
+    }
+
     /// All queues of all virtual hosts, in the order of their ids.
     pub fn queues(&self) -> impl Iterator<Item = &Arc<Queue>> {
         self.queues.values()
@@ -112,6 +129,14 @@ impl Topology {
         self.version += 1;
         self.vhosts.insert(Arc::clone(name), Vhost::new(Arc::clone(name)));
         true
+    }
+
+    pub(crate) fn set_vhost_metadata(&mut self, vhost: &str, metadata: &Arc<Metadata>) -> bool {
+        self.change(vhost, |vhost| vhost.set_metadata(metadata))
+    }
+
+    pub(crate) fn set_vhost_limits(&mut self, vhost: &str, limits: VhostLimits) -> bool {
+        self.change(vhost, |vhost| vhost.set_limits(limits))
     }
 
     /// Removes a virtual host and returns the queues it had.
@@ -155,6 +180,22 @@ impl Topology {
 
     pub(crate) fn unbind(&mut self, vhost: &str, binding: &Binding) -> bool {
         self.change(vhost, |vhost| vhost.unbind(binding))
+    }
+
+    /// Returns the queues whose settings are others now.
+    pub(crate) fn put_policy(&mut self, vhost: &str, tier: Tier, policy: &Arc<Policy>) -> Vec<Arc<Queue>> {
+        let Some(vhost) = self.vhosts.get_mut(vhost) else {
+            return Vec::new();
+        };
+        self.version += 1;
+        vhost.put_policy(tier, policy)
+    }
+
+    /// Returns the queues whose settings are others now.
+    pub(crate) fn remove_policy(&mut self, vhost: &str, tier: Tier, name: &str) -> Vec<Arc<Queue>> {
+        let changed = self.vhosts.get_mut(vhost).and_then(|vhost| vhost.remove_policy(tier, name));
+        self.version += u64::from(changed.is_some());
+        changed.unwrap_or_default()
     }
 
     fn change(&mut self, vhost: &str, change: impl FnOnce(&mut Vhost) -> bool) -> bool {

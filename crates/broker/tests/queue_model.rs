@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use amqp::properties::PropertiesBuilder;
+use amqp::table::TableBuilder;
 use broker::id::{ConnectionId, QueueId};
 use broker::message::{Message, Parts};
 use broker::page::Limits;
@@ -127,7 +128,7 @@ impl Model {
         match (self.settings.max_priority, self.settings.kind) {
             (Some(max), _) => priority.min(max),
             (None, QueueKind::Quorum) => u8::from(priority >= 5),
-            (None, QueueKind::Classic) => 0,
+            (None, QueueKind::Classic | QueueKind::Stream) => 0,
         }
     }
 
@@ -497,6 +498,39 @@ impl World {
         self.step(Step::Get { no_ack: true });
         assert_eq!((self.shard.message_bytes(), self.shard.live_bytes()), (0, 0), "nothing is left");
     }
+}
+
+/// A message with a delay of so many milliseconds.
+fn delayed(ms: i64) -> Publish {
+    let headers = TableBuilder::new().with("x-delay", ms);
+    let headers = Some(headers.as_table());
+    let properties = PropertiesBuilder { headers, ..PropertiesBuilder::default() }.to_bytes();
+    let body = ms.to_be_bytes();
+    let messages = Parts { route: b"\0\x01q", properties: &properties, body: &body }.to_messages();
+    Publish { messages, persistent: true, expires: false, route: 0, confirm: None }
+}
+
+#[test]
+fn what_waits_for_its_time_still_does_after_a_restart() {
+    let mut world = World::new(Settings { delays: true, ..Settings::default() }, true);
+    let runs = vec![delayed(300), delayed(100)];
+    let batch = Batch { routes: vec![Arc::from([QUEUE])], runs, ..Batch::default() };
+    world.send(Command::Publish(batch));
+    world.now += 50;
+    let end = world.journal.end;
+    world.shard.copy_forward(end, &mut world.journal);
+    world.journal.records.retain(|(position, _, _)| *position >= end);
+    world.restart();
+    let mut sent_at = |ms: u64| {
+        world.now = 1000 + ms;
+        world.round();
+        std::mem::take(&mut world.dead)
+    };
+    assert_eq!(sent_at(99), []);
+    assert_eq!(sent_at(100), [(100, Reason::Due)]);
+    assert_eq!(sent_at(299), []);
+    assert_eq!(sent_at(300), [(300, Reason::Due)]);
+    assert_eq!((world.shard.message_bytes(), world.shard.live_bytes()), (0, 0), "nothing is left");
 }
 
 #[allow(clippy::disallowed_methods, reason = "a test may ask how long it shall run")]

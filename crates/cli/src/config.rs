@@ -55,7 +55,7 @@ pub(crate) struct Written {
     #[arg(long, env = "LEVERET_TLS_LOGIN_FROM", value_name = "PART")]
     tls_login_from: Option<String>,
 
-    /// RabbitMQ definitions (JSON) to import at start
+    /// RabbitMQ definitions (JSON) to import at start, and again on SIGHUP
     #[arg(long, env = "LEVERET_DEFINITIONS", value_name = "FILE")]
     definitions: Option<PathBuf>,
 

@@ -5,7 +5,9 @@ use broker::arguments::Arguments;
 use broker::message::Message;
 use broker::meta;
 use broker::page::{Extent, Segment};
+use broker::policy::{Policy, Tier};
 use broker::record::{Record, Span};
+use broker::stream::{self, Bounds, Piece};
 use broker::topology::{Binding, Destination, Queue};
 
 /// Bytes of a body that are shown.
@@ -59,7 +61,46 @@ fn shard_record(record: &Record) -> String {
             let spans: Vec<_> = spans.iter().map(span).collect();
             format!("returned {returns} times to queue {queue}: {}", spans.join(", "))
         }
+        Record::Stream(record) => stream_record(record),
     }
+}
+
+fn stream_record(record: &stream::record::Record) -> String {
+    use stream::record::Record;
+    match record {
+        Record::Stamped { stream, stamps } => {
+            let stamps: Vec<_> =
+                stamps.iter().map(|(first, time_ms)| format!("from #{first} at {time_ms} ms")).collect();
+            format!("written to stream {stream} {}", stamps.join(", "))
+        }
+        Record::Appended { stream, segment: Segment { number, incarnation }, pieces } => {
+            let pieces: Vec<_> = pieces.iter().map(piece).collect();
+            let place = format!("segment {number} in incarnation {incarnation:#x}");
+            format!("appended of stream {stream} to {place}: {}", pieces.join("; "))
+        }
+        Record::Bounds { stream, bounds: Bounds { start, next, time_ms } } => {
+            format!("stream {stream} begins with #{start} and goes on with #{next} after {time_ms} ms")
+        }
+        Record::Tracked { stream, offsets } => {
+            let offsets: Vec<_> =
+                offsets.iter().map(|(name, offset)| format!("{name:?} up to #{offset}")).collect();
+            format!("read of stream {stream}: {}", offsets.join(", "))
+        }
+    }
+}
+
+fn piece(piece: &Piece) -> String {
+    let Piece { from, to, first_ms, last_ms, marks } = piece;
+    let count = to.sequence.saturating_sub(from.sequence);
+    let span = span(&Span { first: from.sequence, count: u32::try_from(count).unwrap_or(u32::MAX) });
+    let filter = match (marks.bloom.len(), marks.unfiltered) {
+        (0, _) => String::new(),
+        (size, unfiltered) => {
+            let and = if unfiltered { " and messages without a value" } else { "" };
+            format!(", filter of {size} bytes{and}")
+        }
+    };
+    format!("bytes {} to {} {span}, {first_ms} to {last_ms} ms{filter}", from.offset, to.offset)
 }
 
 fn message(message: Message<'_>) -> String {
@@ -123,7 +164,38 @@ fn meta_record(record: &meta::Record) -> String {
         meta::Record::PermissionsCleared { user, vhost } => {
             format!("permissions of {user:?} in {vhost:?} cleared")
         }
+        meta::Record::PolicyPut { vhost, tier, policy } => policy_put(vhost, *tier, policy),
+        meta::Record::PolicyDeleted { vhost, tier, name } => {
+            format!("{} {name:?} in {vhost:?} deleted", tier.as_str())
+        }
+        meta::Record::VhostMetadataSet { vhost, metadata } => {
+            format!("virtual host {vhost:?} described: {metadata:?}")
+        }
+        meta::Record::VhostLimitsSet { vhost, limits } => {
+            let of = [("connections", limits.connections_max), ("queues", limits.queues_max)];
+            format!("limits of {vhost:?} set: {}", limits_set(of))
+        }
+        meta::Record::UserLimitsSet { user, limits } => {
+            let of = [("connections", limits.connections_max), ("channels", limits.channels_max)];
+            format!("limits of user {user:?} set: {}", limits_set(of))
+        }
     }
+}
+
+fn limits_set(limits: [(&str, Option<u64>); 2]) -> String {
+    let limits = limits.map(|(what, limit)| match limit {
+        Some(limit) => format!("{what} {limit}"),
+        None => format!("{what} unlimited"),
+    });
+    limits.join(", ")
+}
+
+fn policy_put(vhost: &str, tier: Tier, policy: &Policy) -> String {
+    let Policy { name, pattern, apply_to, priority, definition } = policy;
+    let (what, definition) = (tier.as_str(), arguments(definition));
+    format!(
+        "{what} {name:?} in {vhost:?} put: pattern {pattern:?}, {apply_to:?}, priority {priority}{definition}"
+    )
 }
 
 fn queue_declared(queue: &Queue) -> String {
@@ -151,4 +223,51 @@ fn arguments(arguments: &Arguments) -> String {
         .iter()
         .map(|(key, value)| format!(", {}={}", key.escape_debug(), value.to_string().escape_debug()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use broker::id::QueueId;
+    use broker::page::Place;
+    use broker::record::{Log, Position};
+    use broker::stream::Marks;
+    use broker::stream::record as streams;
+
+    use super::*;
+
+    struct Lines(String);
+
+    impl Log for Lines {
+        fn append(&mut self, kind: u8, payload: &[&[u8]]) -> Position {
+            self.0 += &record(kind, broker::record::VERSION, &payload.concat());
+            self.0.push('\n');
+            0
+        }
+    }
+
+    #[test]
+    fn records_of_streams() {
+        let mut lines = Lines(String::new());
+        let stream = QueueId(7);
+        streams::append_stamped(&mut lines, stream, &[(3, 1000), (5, 1001)]);
+        let piece = |unfiltered, bloom: &[u8]| Piece {
+            from: Place { offset: 64, sequence: 3 },
+            to: Place { offset: 900, sequence: 10 },
+            first_ms: 1000,
+            last_ms: 1002,
+            marks: Marks { unfiltered, bloom: bloom.into() },
+        };
+        let pieces = [piece(true, &[]), piece(false, &[1; 16]), piece(true, &[1; 16])];
+        streams::append_appended(&mut lines, stream, Segment { number: 3, incarnation: 0xab }, &pieces);
+        streams::append_bounds(&mut lines, stream, Bounds { start: 3, next: 12, time_ms: 1002 });
+        streams::append_tracked(&mut lines, stream, &[("one".into(), 4), ("t\u{1b}wo".into(), 5)]);
+        let expected = r#"
+written to stream 7 from #3 at 1000 ms, from #5 at 1001 ms
+appended of stream 7 to segment 3 in incarnation 0xab: PIECE; PIECE, filter of 16 bytes; PIECE, filter of 16 bytes and messages without a value
+stream 7 begins with #3 and goes on with #12 after 1002 ms
+read of stream 7: "one" up to #4, "t\u{1b}wo" up to #5
+"#;
+        let piece = "bytes 64 to 900 #3 to #9, 1000 to 1002 ms";
+        assert_eq!(lines.0, expected.trim_start().replace("PIECE", piece));
+    }
 }

@@ -1,6 +1,6 @@
 //! From a data directory to running owners: the meta task and the shards.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use broker::access::{Permissions, User};
@@ -9,7 +9,7 @@ use broker::error::Error;
 use broker::meta::{Change, DEFAULT_VHOST, Reply};
 use broker::password::PasswordHash;
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -161,20 +161,71 @@ pub(crate) fn is_first_password(hash: &PasswordHash) -> bool {
 
 /// Imports a definitions document. What is there already is kept, and replaced where the document says otherwise.
 async fn import(meta: &meta::Handle, path: &Path) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure(format!("cannot read the definitions {}: {error}", path.display())))?;
-    let definitions = definitions::parse(&text, random::bytes)
-        .map_err(|error| Failure(format!("{}: {error}", path.display())))?;
-    for key in &definitions.ignored {
-        warn!(file = %path.display(), key, "not imported: this version does not know it");
-    }
-    let count = definitions.changes.len();
-    for change in definitions.changes {
+    let changes = read_definitions(path).await?;
+    let count = changes.len();
+    for change in changes {
         let changed = ask(meta, change).done().await;
         changed.map_err(|error| Failure(format!("{}: {error}", path.display())))?;
     }
     info!(file = %path.display(), count, "definitions imported");
     Ok(())
+}
+
+/// Imports the document again whenever that is wanted, until the server stops.
+pub(crate) async fn import_again(
+    meta: meta::Handle,
+    path: PathBuf,
+    wanted: Arc<Notify>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let import = async {
+        loop {
+            wanted.notified().await;
+            import_what_can_be(&meta, &path).await;
+        }
+    };
+    tokio::select! {
+        () = import => {}
+        _ = stop.changed() => {}
+    }
+}
+
+/// Clients are served in the meantime and may have declared something else under the same name: what is refused does not
+/// keep out what comes after it.
+async fn import_what_can_be(meta: &meta::Handle, path: &Path) {
+    let file = path.display();
+    let changes = match read_definitions(path).await {
+        Ok(changes) => changes,
+        Err(failure) => {
+            warn!(%failure, "the definitions are not imported again");
+            return;
+        }
+    };
+    let (count, mut refused) = (changes.len(), 0);
+    for change in changes {
+        if let Err(failure) = ask(meta, change).done().await {
+            refused += 1;
+            warn!(%file, %failure, "refused");
+        }
+    }
+    info!(%file, count, refused, "definitions imported again");
+}
+
+/// Reads a document, away from the event loop: hashing passwords takes its time.
+async fn read_definitions(path: &Path) -> Result<Vec<Change>, Failure> {
+    let owned = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || {
+        let text = std::fs::read_to_string(&owned)
+            .map_err(|error| Failure(format!("cannot read the definitions {}: {error}", owned.display())))?;
+        definitions::parse(&text, random::bytes)
+            .map_err(|error| Failure(format!("{}: {error}", owned.display())))
+    });
+    let read = read.await.map_err(|error| Failure(format!("reading definitions: {error}")))?;
+    let definitions = read?;
+    for key in &definitions.ignored {
+        warn!(file = %path.display(), key, "not imported: this version does not know it");
+    }
+    Ok(definitions.changes)
 }
 
 /// A change that was asked for.

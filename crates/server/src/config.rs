@@ -13,7 +13,7 @@ pub struct Config {
     pub amqp: SocketAddr,
     /// Where AMQP clients connect with TLS, if anywhere.
     pub tls: Option<Tls>,
-    /// A RabbitMQ definitions document (JSON), imported at start.
+    /// A RabbitMQ definitions document (JSON), imported at start, and again by [`Reload`](crate::Reload).
     pub definitions: Option<PathBuf>,
     /// Users that may only connect from this machine.
     pub loopback_users: Vec<String>,

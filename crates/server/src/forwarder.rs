@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use amqp::properties::Properties;
+use amqp::table::{Array, Value};
 use broker::dead_letter::{self, Death, Letter};
 use broker::id::{ConnectionId, QueueId};
-use broker::message::{Messages, Parts};
+use broker::message::{Message, Messages, Parts};
 use broker::record::Span;
 use broker::shard::{Batch, Command, Confirm, Effect, Forward, Publish, Reason};
 use broker::topology::{DeadLetterStrategy, Envelope, Queue, Settings, Topology};
@@ -137,13 +138,14 @@ impl Forwarder {
         let Some(from) = topology.queue_by_id(origin.queue).cloned() else {
             return self.done(&origin);
         };
-        let settings = from.settings();
+        let settings = topology.settings(&from);
         let patient = settings.dead_letter_strategy == DeadLetterStrategy::AtLeastOnce;
         origin.again = patient.then(|| message.clone());
         let Some((letter, queues)) = self.address(topology, &from, &settings, origin.reason, message) else {
             return self.nobody_took(origin);
         };
-        let persistent = Properties::new(&letter.properties).is_ok_and(Properties::is_persistent);
+        let properties = Properties::new(&letter.properties).unwrap_or(Properties::EMPTY);
+        let (persistent, expires) = (properties.is_persistent(), properties.expiration().is_some());
         let parts =
             Parts { route: &letter.route, properties: &letter.properties, body: message.first().body() };
         let messages = parts.to_messages();
@@ -165,7 +167,7 @@ impl Forwarder {
             let route = parcel.batch.routes.len() - 1;
             let confirm = Some((0, number));
             let messages = messages.clone();
-            parcel.batch.runs.push(Publish { messages, persistent, expires: false, route, confirm });
+            parcel.batch.runs.push(Publish { messages, persistent, expires, route, confirm });
         }
         self.pending.insert(number, Pending { origin, shards, refused: false });
     }
@@ -179,6 +181,9 @@ impl Forwarder {
         reason: Reason,
         message: &Messages,
     ) -> Option<(Letter, Vec<QueueId>)> {
+        if reason == Reason::Due {
+            return self.address_due(topology, from, message.first());
+        }
         let exchange = settings.dead_letter_exchange.as_deref()?;
         let time_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let routing_key = settings.dead_letter_routing_key.as_deref();
@@ -186,13 +191,36 @@ impl Forwarder {
         let letter = dead_letter::readdress(message.first(), &death);
         let keys: Vec<&str> = letter.routing_keys.iter().map(String::as_str).collect();
         let properties = Properties::new(&letter.properties).ok()?;
-        let envelope = Envelope { routing_keys: &keys, properties, random: self.random.next() };
+        let envelope = Envelope { routing_keys: &keys, properties, random: self.random.next(), due: false };
         let mut queues = Vec::new();
         topology.route(&from.vhost, exchange, &envelope, &mut queues).ok()?;
         queues.retain(|queue| {
             let target = topology.queue_by_id(*queue);
             !target.is_some_and(|target| dead_letter::is_cycle(&letter.properties, &target.name, reason))
         });
+        (!queues.is_empty()).then_some((letter, queues))
+    }
+
+    /// Where a message goes whose time has come: as it is, to where its exchange sends it now.
+    fn address_due(
+        &mut self,
+        topology: &Topology,
+        from: &Queue,
+        message: Message<'_>,
+    ) -> Option<(Letter, Vec<QueueId>)> {
+        let properties = Properties::new(message.properties()).ok()?;
+        let copies = properties.headers().and_then(|headers| headers.get("CC")?.as_array());
+        let copies = copies.into_iter().flat_map(Array::iter).filter_map(Value::as_str);
+        let routing_keys: Vec<&str> = std::iter::once(message.routing_key()).chain(copies).collect();
+        let envelope =
+            Envelope { routing_keys: &routing_keys, properties, random: self.random.next(), due: true };
+        let mut queues = Vec::new();
+        topology.route(&from.vhost, from.delays_for()?, &envelope, &mut queues).ok()?;
+        let letter = Letter {
+            route: message.route().to_vec(),
+            routing_keys: Vec::new(),
+            properties: message.properties().to_vec(),
+        };
         (!queues.is_empty()).then_some((letter, queues))
     }
 

@@ -5,9 +5,9 @@
 
 use broker::id::{ConnectionId, QueueId};
 use broker::page::{Answer, Limits, Order, Segment};
-use broker::queue::Options;
 use broker::record::{self, Log, Position};
-use broker::shard::{Command, Effect, Notice, Shard};
+use broker::shard::{Command, Effect, Notice, Served, Shard};
+use broker::topology::Settings;
 use store::{Lsn, Record, Round, Tail};
 
 /// When a journal is shortened, and by how much.
@@ -83,7 +83,7 @@ impl Recovery {
     }
 
     /// A queue that has survived.
-    pub fn open(&mut self, queue: QueueId, options: Options) {
+    pub fn open(&mut self, queue: QueueId, options: impl Into<Served>) {
         self.shard.open(queue, options);
     }
 
@@ -126,8 +126,13 @@ impl Ledger {
     }
 
     /// See [`Shard::open`].
-    pub fn open(&mut self, queue: QueueId, options: Options) {
+    pub fn open(&mut self, queue: QueueId, options: impl Into<Served>) {
         self.shard.open(queue, options);
+    }
+
+    /// See [`Shard::configure`].
+    pub fn configure(&mut self, queue: QueueId, settings: Settings) {
+        self.shard.configure(queue, settings, &mut self.log);
     }
 
     /// See [`Shard::drop_queue`].

@@ -21,6 +21,8 @@ pub mod recovery;
 mod alarm;
 mod auth;
 mod boot;
+mod census;
+mod clock;
 mod connection;
 mod descriptors;
 mod forwarder;
@@ -115,6 +117,7 @@ pub(crate) struct Shared {
     shards: Vec<shard::Handle>,
     meta: meta::Handle,
     logins: auth::Logins,
+    census: census::Census,
     alarms: watch::Receiver<Alarms>,
     stop: watch::Receiver<bool>,
     /// One permit per connection.
@@ -123,14 +126,18 @@ pub(crate) struct Shared {
     next_connection: AtomicU64,
 }
 
-/// Has certificates read again.
-#[derive(Clone, Debug)]
-pub struct Reload(Arc<Notify>);
+/// Has certificates and definitions read again.
+#[derive(Clone, Debug, Default)]
+pub struct Reload {
+    certificates: Arc<Notify>,
+    definitions: Arc<Notify>,
+}
 
 impl Reload {
     /// Do so now. Connections stay; what makes no sense is logged and not used.
     pub fn reload(&self) {
-        self.0.notify_one();
+        self.certificates.notify_one();
+        self.definitions.notify_one();
     }
 }
 
@@ -159,11 +166,16 @@ impl Server {
         // First of all, so that a taken address is known before anything is touched.
         let socket = listener::bind(config.amqp)?;
         let address = socket.local_addr()?;
-        let reload = Reload(Arc::default());
-        let secure = config.tls.clone().map(|tls| listener::bind_tls(tls, &reload.0)).transpose()?;
+        let reload = Reload::default();
+        let secure =
+            config.tls.clone().map(|tls| listener::bind_tls(tls, &reload.certificates)).transpose()?;
         let (fatal, failed) = watch::channel(None);
         let (stop, stopping) = watch::channel(false);
         let owners = boot::start(&config, &Fatal(fatal), stopping.clone()).await?;
+        if let Some(path) = config.definitions.clone() {
+            let (meta, wanted) = (owners.meta.clone(), Arc::clone(&reload.definitions));
+            tokio::spawn(boot::import_again(meta, path, wanted, stopping.clone()));
+        }
         let shares = descriptors::Shares::of_process(config.shards);
         let connections_max =
             config.limits.connections_max.min(shares.connections).min(Semaphore::MAX_PERMITS);
@@ -180,6 +192,7 @@ impl Server {
             shards: owners.shards,
             meta: owners.meta,
             logins: auth::Logins::new(random::bytes()),
+            census: census::Census::default(),
             alarms,
             stop: stopping,
             connections: Arc::clone(&connections),
@@ -217,7 +230,7 @@ impl Server {
         self.tls_address
     }
 
-    /// Has certificates read again.
+    /// Has certificates and definitions read again.
     pub fn reload(&self) -> Reload {
         self.reload.clone()
     }

@@ -12,7 +12,8 @@ use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
 use broker::meta::{Change, Effect, KIND, Meta, Record, Reply};
 use broker::queue::Options;
-use broker::shard::Notice;
+use broker::shard::{Notice, Served};
+use broker::stream;
 use broker::topology::{Queue, Topology};
 use store::{Lsn, Tail};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -70,14 +71,14 @@ pub(crate) struct Recovered {
     bytes: u64,
 }
 
-/// How errors name a queue.
-fn options(queue: &Queue) -> Options {
-    Options {
-        label: format!("queue '{}' in vhost '{}'", queue.name, queue.vhost),
-        durable: queue.durable,
-        auto_delete: queue.auto_delete,
-        settings: queue.settings(),
+/// What its shard must know of a queue.
+fn served(topology: &Topology, queue: &Queue) -> Served {
+    if queue.is_stream() {
+        return stream::Options::of(queue, &topology.settings(queue)).into();
     }
+    let Queue { durable, auto_delete, .. } = *queue;
+    let settings = topology.settings(queue);
+    Options { label: queue.label(), durable, auto_delete, settings }.into()
 }
 
 /// Reads the meta journal.
@@ -102,8 +103,8 @@ impl Recovered {
     }
 
     /// The queues that have survived.
-    pub(crate) fn queues(&self) -> impl Iterator<Item = (QueueId, Options)> {
-        self.meta.topology().queues().map(|queue| (queue.id, options(queue)))
+    pub(crate) fn queues(&self) -> impl Iterator<Item = (QueueId, Served)> {
+        self.meta.topology().queues().map(|queue| (queue.id, served(self.meta.topology(), queue)))
     }
 
     /// Starts the task. It ends when all handles are dropped.
@@ -252,8 +253,13 @@ impl Task {
     fn tell(&self, held: Held) {
         for effect in held.effects {
             match effect {
-                Effect::QueueOpened(queue) => self.shard(queue.id).open(queue.id, options(&queue)),
+                Effect::QueueOpened(queue) => {
+                    self.shard(queue.id).open(queue.id, served(&held.topology, &queue));
+                }
                 Effect::QueueDropped(queue) => self.shard(queue.id).drop_queue(queue.id),
+                Effect::QueueChanged(queue) => {
+                    self.shard(queue.id).configure(queue.id, held.topology.settings(&queue));
+                }
                 // Sessions look at the new topology by themselves.
                 Effect::VhostDropped(_) | Effect::AccessChanged(_) => {}
             }

@@ -166,6 +166,21 @@ impl<D: Disk + Clone> Pages<D> {
                         report(Answer::Refused { queue, token });
                     }
                 },
+                Order::Append { queue, token, runs, begins_segment } => {
+                    if let Some(writer) = self.writer.as_mut().filter(|_| begins_segment) {
+                        writer.close(queue.0);
+                    }
+                    match self.append(queue, &runs) {
+                        Ok(extent) => {
+                            volatile = false;
+                            spilled.push((queue, token, extent));
+                        }
+                        Err(why) => {
+                            self.refuse(&why);
+                            report(Answer::Refused { queue, token });
+                        }
+                    }
+                }
                 Order::Read { queue, token, extent } => {
                     self.try_read(Wanted { queue, token, extent, tries: 0 })
                         .into_iter()

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
 use broker::meta;
 use broker::page;
-use broker::queue::Options;
-use broker::shard::{Command, Effect, Notice};
+use broker::shard::{Command, Effect, Notice, Served};
+use broker::topology::Settings;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -19,7 +19,7 @@ use crate::journal::{Journal, Progress};
 use crate::ledger::{Ledger, Pending, Recovery};
 use crate::pager::{Pager, Pages};
 use crate::{Failure, Fatal};
-use crate::{random, recovery};
+use crate::{clock, random, recovery};
 
 /// Bytes of messages that may be on their way from sessions to one shard. When they are taken, sockets are not read.
 /// Few, since whatever a consumer says waits behind them: this much is handled in some ten milliseconds.
@@ -48,7 +48,8 @@ pub(crate) type Mailbox = UnboundedSender<Mail>;
 enum Input {
     Connect(ConnectionId, Mailbox),
     Command(ConnectionId, Command, Option<OwnedSemaphorePermit>),
-    Open(QueueId, Options),
+    Open(QueueId, Served),
+    Configure(QueueId, Box<Settings>),
     Drop(QueueId),
     Journal(Progress),
     Page(Option<page::Answer>),
@@ -103,8 +104,13 @@ impl Handle {
     }
 
     /// The shard serves a queue from now on.
-    pub(crate) fn open(&self, queue: QueueId, options: Options) {
-        self.send(Input::Open(queue, options));
+    pub(crate) fn open(&self, queue: QueueId, served: Served) {
+        self.send(Input::Open(queue, served));
+    }
+
+    /// What a queue does has changed.
+    pub(crate) fn configure(&self, queue: QueueId, settings: Settings) {
+        self.send(Input::Configure(queue, Box::new(settings)));
     }
 
     /// A queue is deleted.
@@ -123,12 +129,6 @@ impl Handle {
     }
 }
 
-/// Milliseconds since 1970.
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// A batch larger than the whole inbox takes all of it.
 fn clamp(bytes: usize) -> u32 {
     u32::try_from(bytes.min(INBOX_BYTES_MAX)).expect("the inbox is smaller than 4 GiB")
@@ -144,7 +144,7 @@ pub(crate) struct Start<'a> {
     pub(crate) segments_open_max: usize,
     pub(crate) journal: recovery::JournalOptions,
     /// Durable queues of this shard.
-    pub(crate) queues: Vec<(QueueId, Options)>,
+    pub(crate) queues: Vec<(QueueId, Served)>,
     /// Who hears of queues that nobody uses any more.
     pub(crate) notices: UnboundedSender<Notice>,
     /// Who takes messages from their queue to another place.
@@ -155,7 +155,7 @@ pub(crate) struct Start<'a> {
 /// Recovers a shard and starts its task. The task ends when all handles are dropped; then all is durable.
 pub(crate) fn start(start: Start<'_>) -> Result<(Handle, tokio::task::JoinHandle<()>), Failure> {
     let mut recovered = Recovery::default();
-    recovered.tick(now_ms());
+    recovered.tick(clock::unix_ms());
     for (queue, options) in start.queues {
         recovered.open(queue, options);
     }
@@ -263,14 +263,14 @@ impl Task {
         let Some(deadline) = self.ledger.shard().next_deadline() else {
             return receive.await > 0;
         };
-        let wait = Duration::from_millis(deadline.saturating_sub(now_ms()));
+        let wait = Duration::from_millis(deadline.saturating_sub(clock::unix_ms()));
         // Nothing in time: the round is for what was due.
         !tokio::time::timeout(wait, receive).await.is_ok_and(|count| count == 0)
     }
 
     fn apply(&mut self, round: &mut Vec<Input>) {
         let mut permits = Vec::new();
-        self.ledger.tick(now_ms());
+        self.ledger.tick(clock::unix_ms());
         for input in round.drain(..) {
             if let Some(input) = self.deferred.pass(self.pace(), input) {
                 self.apply_one(input, &mut permits);
@@ -299,6 +299,7 @@ impl Task {
                 }
             }
             Input::Open(queue, options) => self.ledger.open(queue, options),
+            Input::Configure(queue, settings) => self.ledger.configure(queue, *settings),
             Input::Drop(queue) => self.ledger.drop_queue(queue),
             Input::Journal(Progress::Synced { synced, oldest, buffers }) => {
                 let (forget, pending) = self.ledger.synced(synced, oldest, buffers);
@@ -382,7 +383,7 @@ impl Deferred {
             // What a connection asks is done in its order.
             (_, Input::Command(from, ..)) => self.connections.contains(from),
             // Queues come and go ahead of messages, never behind.
-            (_, Input::Connect(..) | Input::Open(..) | Input::Drop(_)) => {
+            (_, Input::Connect(..) | Input::Open(..) | Input::Configure(..) | Input::Drop(_)) => {
                 !self.inputs.is_empty() && pace == Pace::Free
             }
         };

@@ -161,7 +161,7 @@ pub(super) fn read<'a>(reader: &mut Reader<'a>) -> Result<Value<'a>> {
 }
 
 /// Appends the tag and the value.
-pub(super) fn put(out: &mut Vec<u8>, value: Value<'_>) {
+pub(crate) fn put(out: &mut Vec<u8>, value: Value<'_>) {
     match value {
         Value::Bool(truth) => put_tagged(out, b't', [u8::from(truth)]),
         Value::I8(number) => put_tagged(out, b'b', number.to_be_bytes()),

@@ -173,3 +173,22 @@ fn headers_that_may_send_copies_need_a_look_and_others_do_not() {
     assert!(!needs(TableBuilder::new().with("x-death", 1i32).with("c", "C").with("cc", "bcc")));
     assert!(!Properties::EMPTY.needs_a_look());
 }
+
+#[test]
+fn a_header_of_64_bits_is_added_to_what_is_there() {
+    let headers = TableBuilder::new().with("a", "x");
+    let with = PropertiesBuilder {
+        headers: Some(headers.as_table()),
+        priority: Some(9),
+        ..PropertiesBuilder::default()
+    };
+    let without = PropertiesBuilder { delivery_mode: Some(2), ..PropertiesBuilder::default() };
+    let added = |properties: &PropertiesBuilder<'_>| {
+        let (before, mut bytes) = (properties.to_bytes(), Vec::new());
+        Properties::new(&before).unwrap().with_long_header("b", -1, &mut bytes);
+        let after = Properties::new(&bytes).unwrap();
+        format!("{:?} {:?} {:?}", after.headers().unwrap(), after.delivery_mode(), after.priority())
+    };
+    assert_eq!(added(&with), r#"{"a": LongString([120]), "b": I64(-1)} None Some(9)"#);
+    assert_eq!(added(&without), r#"{"b": I64(-1)} Some(2) None"#);
+}

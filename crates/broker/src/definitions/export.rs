@@ -1,9 +1,13 @@
 //! Definitions as RabbitMQ writes them, of what is durable.
 
+use std::sync::Arc;
+
 use amqp::table::{Array, Table, Value as Field};
 use serde_json::{Map, Value, json};
 
 use crate::arguments::Arguments;
+use crate::limits::{UserLimits, VhostLimits};
+use crate::policy::{Policy, Tier};
 use crate::topology::{Binding, Destination, Exchange, Queue, Topology, Vhost};
 
 /// A document, and what it could not say.
@@ -23,7 +27,8 @@ pub fn export(topology: &Topology) -> Exported {
         .users()
         .map(|user| {
             let (hash, algorithm) = user.password.in_definitions();
-            json!({"name": user.name, "password_hash": hash, "hashing_algorithm": algorithm, "tags": user.tags, "limits": {}})
+            json!({"name": user.name, "password_hash": hash, "hashing_algorithm": algorithm, "tags": user.tags,
+                   "limits": user_limits(access.limits(&user.name))})
         })
         .collect();
     let permissions: Vec<_> = access
@@ -40,12 +45,14 @@ pub fn export(topology: &Topology) -> Exported {
             json!({"user": user.name, "vhost": vhost, "exchange": exchange, "write": it.write, "read": it.read})
         })
         .collect();
-    let vhosts: Vec<_> = topology.vhosts().map(|vhost| json!({"name": vhost.name()})).collect();
+    let vhosts: Vec<_> = topology.vhosts().map(vhost_definition).collect();
+    let parameters: Vec<_> = topology.vhosts().flat_map(|vhost| parameters(vhost, &mut lost)).collect();
+    let policies: Vec<_> = topology.vhosts().flat_map(|vhost| policies(vhost, &mut lost)).collect();
     let mut all = (Vec::new(), Vec::new(), Vec::new());
     for vhost in topology.vhosts() {
         let exchanges = vhost.exchanges().filter(|exchange| exchange.durable && !exchange.is_predeclared());
         all.0.extend(exchanges.map(|exchange| exchange_definition(vhost, exchange, &mut lost)));
-        let queues = vhost.queues().filter(|queue| queue.durable);
+        let queues = vhost.queues().filter(|queue| queue.durable && queue.delays_for().is_none());
         all.1.extend(queues.map(|queue| queue_definition(queue, &mut lost)));
         let bindings = vhost.bindings().filter(|binding| vhost.is_durable_binding(binding));
         all.2.extend(bindings.map(|binding| binding_definition(vhost, binding, &mut lost)));
@@ -58,14 +65,64 @@ pub fn export(topology: &Topology) -> Exported {
         "vhosts": vhosts,
         "permissions": permissions,
         "topic_permissions": topic_permissions,
-        "parameters": [],
+        "parameters": parameters,
         "global_parameters": [],
-        "policies": [],
+        "policies": policies,
         "exchanges": exchanges,
         "queues": queues,
         "bindings": bindings,
     });
     Exported { json: format!("{document:#}\n"), lost }
+}
+
+fn vhost_definition(vhost: &Vhost) -> Value {
+    let mut metadata = json!({"description": vhost.metadata().description, "tags": vhost.metadata().tags});
+    if let Some(name) = &vhost.metadata().default_queue_type {
+        metadata["default_queue_type"] = json!(name);
+    }
+    json!({"name": vhost.name(), "metadata": metadata})
+}
+
+fn user_limits(limits: UserLimits) -> Value {
+    limits_to_json([("max-connections", limits.connections_max), ("max-channels", limits.channels_max)])
+}
+
+fn limits_to_json(limits: [(&str, Option<u64>); 2]) -> Value {
+    let limits = limits.into_iter().filter_map(|(key, limit)| Some((key.to_owned(), limit?.into())));
+    Value::Object(limits.collect())
+}
+
+/// Limits and operator policies, as RabbitMQ writes them.
+fn parameters(vhost: &Vhost, lost: &mut Vec<String>) -> Vec<Value> {
+    let limits = vhost.limits();
+    let value =
+        limits_to_json([("max-connections", limits.connections_max), ("max-queues", limits.queues_max)]);
+    let parameter = |component: &str, name: &str, value: Value| json!({"component": component, "name": name, "vhost": vhost.name(), "value": value});
+    let limited = (limits != VhostLimits::default()).then(|| parameter("vhost-limits", "limits", value));
+    let policies = vhost.policies(Tier::Operator);
+    let policies =
+        policies.map(|it| parameter("operator_policy", &it.name, policy(vhost, Tier::Operator, it, lost)));
+    limited.into_iter().chain(policies).collect()
+}
+
+fn policies(vhost: &Vhost, lost: &mut Vec<String>) -> Vec<Value> {
+    let definition = |it: &Arc<Policy>| {
+        let mut definition = policy(vhost, Tier::User, it, lost);
+        definition["name"] = json!(it.name);
+        definition["vhost"] = json!(vhost.name());
+        definition
+    };
+    vhost.policies(Tier::User).map(definition).collect()
+}
+
+fn policy(vhost: &Vhost, tier: Tier, policy: &Policy, lost: &mut Vec<String>) -> Value {
+    let whose = format!("{} '{}' in vhost '{}'", tier.as_str(), policy.name, vhost.name());
+    json!({
+        "pattern": policy.pattern,
+        "apply-to": policy.apply_to,
+        "priority": policy.priority,
+        "definition": arguments(&policy.definition, &whose, lost),
+    })
 }
 
 fn exchange_definition(vhost: &Vhost, exchange: &Exchange, lost: &mut Vec<String>) -> Value {
@@ -86,6 +143,7 @@ fn queue_definition(queue: &Queue, lost: &mut Vec<String>) -> Value {
     json!({
         "name": queue.name,
         "vhost": queue.vhost,
+        "type": queue.kind().as_str(),
         "durable": queue.durable,
         "auto_delete": queue.auto_delete,
         "arguments": arguments(&queue.arguments, &whose, lost),
@@ -155,11 +213,20 @@ mod tests {
     const DOCUMENT: &str = r##"{
         "users": [
             {"name": "old", "password_hash": "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR",
-             "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": ["administrator", "x"]},
+             "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": ["administrator", "x"],
+             "limits": {"max-connections": 3, "max-channels": 0}},
             {"name": "new", "password": "secret", "tags": ""},
             {"name": "certificate", "tags": ""}
         ],
-        "vhosts": [{"name": "/"}, {"name": "shop"}],
+        "vhosts": [{"name": "/", "metadata": {"description": "The first", "tags": ["a"], "default_queue_type": "classic"}},
+                   {"name": "shop"}],
+        "policies": [{"name": "p", "vhost": "shop", "pattern": "^q", "apply-to": "queues", "priority": -3,
+                      "definition": {"max-length": 5, "overflow": "reject-publish"}},
+                     {"name": "all", "vhost": "/", "pattern": "", "apply-to": "all", "priority": 0,
+                      "definition": {"alternate-exchange": "x", "ha-mode": "exactly", "ha-params": 2}}],
+        "parameters": [{"component": "vhost-limits", "name": "limits", "vhost": "/", "value": {"max-queues": 5}},
+                       {"component": "operator_policy", "name": "o", "vhost": "shop", "value":
+                        {"pattern": "", "apply-to": "quorum_queues", "priority": 1, "definition": {"expires": 5}}}],
         "permissions": [{"user": "new", "vhost": "shop", "configure": "^mine", "write": ".*", "read": ""}],
         "topic_permissions": [{"user": "new", "vhost": "shop", "exchange": "x", "write": "^{username}", "read": ".*"}],
         "exchanges": [{"name": "x", "vhost": "shop", "type": "topic", "durable": true, "auto_delete": true,
@@ -205,6 +272,9 @@ mod tests {
         let document: Value = serde_json::from_str(&exported.json).unwrap();
         assert_eq!(document["users"].as_array().unwrap().len(), 3);
         assert_eq!(document["bindings"][1]["routing_key"], "a.#");
+        let policy = json!({"name": "p", "vhost": "shop", "pattern": "^q", "apply-to": "queues", "priority": -3,
+                            "definition": {"max-length": 5, "overflow": "reject-publish"}});
+        assert_eq!(document["policies"][1], policy);
     }
 
     #[test]
@@ -234,7 +304,7 @@ mod tests {
         let exported = export(meta.topology());
         let document: Value = serde_json::from_str(&exported.json).unwrap();
         let expected = json!([{
-            "name": "kept", "vhost": "/", "durable": true, "auto_delete": false, "arguments": {"kept": 1}
+            "name": "kept", "vhost": "/", "type": "classic", "durable": true, "auto_delete": false, "arguments": {"kept": 1}
         }]);
         assert_eq!(document["queues"], expected);
         assert_eq!(document["exchanges"], json!([]));

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use super::{DEFAULT_VHOST, Meta, Record};
-use crate::topology::{Queue, Vhost};
+use crate::access::User;
+use crate::limits::{UserLimits, VhostLimits};
+use crate::policy::Tier;
+use crate::topology::{Metadata, Queue, Vhost};
 
 /// What the caller has to see to after a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// The queue's shard has to open it.
     QueueOpened(Arc<Queue>),
+    /// The queue's shard has to use its new settings: [`Topology::settings`](crate::topology::Topology::settings).
+    QueueChanged(Arc<Queue>),
     /// The queue's shard has to drop it with all its messages.
     QueueDropped(Arc<Queue>),
     /// Connections to this virtual host have to be closed.
@@ -27,32 +32,19 @@ impl Meta {
                 self.reserved = self.reserved.max(*below);
                 Vec::new()
             }
-            Record::VhostAdded { name } => {
-                self.topology.add_vhost(name);
-                Vec::new()
-            }
+            Record::VhostAdded { name } => quiet(self.topology.add_vhost(name)),
             Record::VhostDeleted { name } => self.drop_vhost(name),
             Record::ExchangeDeclared { vhost, exchange } => {
-                self.topology.add_exchange(vhost, exchange);
-                Vec::new()
+                quiet(self.topology.add_exchange(vhost, exchange))
             }
-            Record::ExchangeDeleted { vhost, name, .. } => {
-                self.topology.remove_exchange(vhost, name);
-                Vec::new()
-            }
+            Record::ExchangeDeleted { vhost, name, .. } => quiet(self.topology.remove_exchange(vhost, name)),
             Record::QueueDeclared { queue } => self.open_queue(queue),
             Record::QueueDeleted { id, .. } => {
                 let queue = self.topology.remove_queue(*id);
                 queue.into_iter().map(|queue| self.dropped(queue)).collect()
             }
-            Record::Bound { vhost, binding, .. } => {
-                self.topology.bind(vhost, binding);
-                Vec::new()
-            }
-            Record::Unbound { vhost, binding, .. } => {
-                self.topology.unbind(vhost, binding);
-                Vec::new()
-            }
+            Record::Bound { vhost, binding, .. } => quiet(self.topology.bind(vhost, binding)),
+            Record::Unbound { vhost, binding, .. } => quiet(self.topology.unbind(vhost, binding)),
             Record::UserPut { user } => {
                 self.topology.access_mut().put_user(user);
                 vec![Effect::AccessChanged(Arc::clone(&user.name))]
@@ -72,6 +64,20 @@ impl Meta {
             Record::PermissionsCleared { user, vhost } => {
                 self.topology.access_mut().clear_permissions(user, vhost);
                 vec![Effect::AccessChanged(Arc::clone(user))]
+            }
+            Record::PolicyPut { vhost, tier, policy } => {
+                changed(self.topology.put_policy(vhost, *tier, policy))
+            }
+            Record::PolicyDeleted { vhost, tier, name } => {
+                changed(self.topology.remove_policy(vhost, *tier, name))
+            }
+            Record::VhostMetadataSet { vhost, metadata } => {
+                quiet(self.topology.set_vhost_metadata(vhost, metadata))
+            }
+            Record::VhostLimitsSet { vhost, limits } => quiet(self.topology.set_vhost_limits(vhost, *limits)),
+            Record::UserLimitsSet { user, limits } => {
+                self.topology.access_mut().set_limits(user, *limits);
+                Vec::new()
             }
         }
     }
@@ -115,10 +121,17 @@ impl Meta {
         let default_vhost: Arc<str> = DEFAULT_VHOST.into();
         let no_default = topology.vhost(DEFAULT_VHOST).is_none();
         let no_default = no_default.then_some(Record::VhostDeleted { name: default_vhost });
-        let users = topology.access().users().map(|user| Record::UserPut { user: Arc::clone(user) });
+        let users = topology.access().users().flat_map(|user| self.user_records(user));
         let vhosts = topology.vhosts().flat_map(vhost_records);
         let permissions = topology.access().users().flat_map(|user| self.permission_records(&user.name));
         reserved.into_iter().chain(no_default).chain(users).chain(vhosts).chain(permissions)
+    }
+
+    fn user_records(&self, user: &Arc<User>) -> impl Iterator<Item = Record> + use<> {
+        let limits = self.topology.access().limits(&user.name);
+        let limited = Record::UserLimitsSet { user: Arc::clone(&user.name), limits };
+        let limited = (limits != UserLimits::default()).then_some(limited);
+        std::iter::once(Record::UserPut { user: Arc::clone(user) }).chain(limited)
     }
 
     fn permission_records<'a>(&'a self, user: &'a Arc<str>) -> impl Iterator<Item = Record> + 'a {
@@ -139,6 +152,15 @@ impl Meta {
     }
 }
 
+/// Whether or not something has changed, nobody has to do anything about it.
+fn quiet(_changed: bool) -> Vec<Effect> {
+    Vec::new()
+}
+
+fn changed(queues: Vec<Arc<Queue>>) -> Vec<Effect> {
+    queues.into_iter().map(Effect::QueueChanged).collect()
+}
+
 fn vhost_records(vhost: &Vhost) -> impl Iterator<Item = Record> {
     let name = vhost.name();
     let exchanges = vhost.exchanges().filter(|exchange| exchange.durable && !exchange.is_predeclared());
@@ -153,5 +175,23 @@ fn vhost_records(vhost: &Vhost) -> impl Iterator<Item = Record> {
         durable: true,
     });
     let added = Record::VhostAdded { name: Arc::clone(name) };
-    std::iter::once(added).chain(exchanges).chain(queues).chain(bindings)
+    let policies = [Tier::User, Tier::Operator].into_iter().flat_map(move |tier| {
+        vhost.policies(tier).map(move |policy| Record::PolicyPut {
+            vhost: Arc::clone(name),
+            tier,
+            policy: Arc::clone(policy),
+        })
+    });
+    let (limits, metadata) = (vhost.limits(), Arc::clone(vhost.metadata()));
+    let limited = Record::VhostLimitsSet { vhost: Arc::clone(name), limits };
+    let limited = (limits != VhostLimits::default()).then_some(limited);
+    let written = *metadata != Metadata::default();
+    let written = written.then(|| Record::VhostMetadataSet { vhost: Arc::clone(name), metadata });
+    std::iter::once(added)
+        .chain(written)
+        .chain(limited)
+        .chain(policies)
+        .chain(exchanges)
+        .chain(queues)
+        .chain(bindings)
 }

@@ -6,11 +6,12 @@ use amqp::table::Value;
 
 use super::equivalence::Subject;
 use crate::arguments::Arguments;
-use crate::error::{Error, Kind, precondition};
+use crate::error::{Error, precondition};
+use crate::stream::{FILTER_SIZE_MAX, FILTER_SIZE_MIN, age_ms};
 use crate::topology::QueueKind;
 
 /// Ten years: the longest time a queue may be told to wait, in milliseconds.
-pub(super) const DURATION_MS_MAX: i64 = 315_360_000_000;
+pub(crate) const DURATION_MS_MAX: i64 = 315_360_000_000;
 
 /// Highest `x-max-priority`.
 const PRIORITY_MAX: i64 = 255;
@@ -18,26 +19,30 @@ const PRIORITY_MAX: i64 = 255;
 /// One known argument.
 struct Rule {
     key: &'static str,
-    /// Which types of queue know it; streams alone if none.
+    /// Which types of queue know it.
     kinds: &'static [QueueKind],
     check: fn(Value<'_>) -> Result<(), String>,
 }
 
+const ALL: &[QueueKind] = &[QueueKind::Classic, QueueKind::Quorum, QueueKind::Stream];
 const BOTH: &[QueueKind] = &[QueueKind::Classic, QueueKind::Quorum];
 const CLASSIC: &[QueueKind] = &[QueueKind::Classic];
 const QUORUM: &[QueueKind] = &[QueueKind::Quorum];
-const STREAM: &[QueueKind] = &[];
+const STREAM: &[QueueKind] = &[QueueKind::Stream];
 
-/// In the order in which RabbitMQ looks at them. Leader locators are for quorum queues and streams, but clients send them
+/// Highest `x-stream-max-segment-size-bytes`.
+const SEGMENT_SIZE_MAX: i64 = 3_000_000_000;
+
+/// In the order in which RabbitMQ looks at them. Streams know x-max-length, as in LavinMQ. Leader locators are for quorum queues and streams, but clients send them
 /// with classic queues, too.
-const RULES: [Rule; 23] = [
+const RULES: [Rule; 29] = [
     Rule { key: "x-expires", kinds: BOTH, check: expires },
     Rule { key: "x-message-ttl", kinds: BOTH, check: duration },
     Rule { key: "x-dead-letter-exchange", kinds: BOTH, check: string },
     Rule { key: "x-dead-letter-routing-key", kinds: BOTH, check: string },
     Rule { key: "x-dead-letter-strategy", kinds: QUORUM, check: dead_letter_strategy },
-    Rule { key: "x-max-length", kinds: BOTH, check: natural },
-    Rule { key: "x-max-length-bytes", kinds: BOTH, check: natural },
+    Rule { key: "x-max-length", kinds: ALL, check: natural },
+    Rule { key: "x-max-length-bytes", kinds: ALL, check: natural },
     Rule { key: "x-max-in-memory-length", kinds: QUORUM, check: natural },
     Rule { key: "x-max-in-memory-bytes", kinds: QUORUM, check: natural },
     Rule { key: "x-max-priority", kinds: CLASSIC, check: priority },
@@ -45,13 +50,19 @@ const RULES: [Rule; 23] = [
     Rule { key: "x-queue-mode", kinds: CLASSIC, check: queue_mode },
     Rule { key: "x-queue-version", kinds: CLASSIC, check: queue_version },
     Rule { key: "x-single-active-consumer", kinds: BOTH, check: boolean },
-    Rule { key: "x-queue-type", kinds: BOTH, check: queue_type },
+    Rule { key: "x-queue-type", kinds: ALL, check: queue_type },
     Rule { key: "x-delivery-limit", kinds: QUORUM, check: delivery_limit },
+    Rule { key: "x-consumer-timeout", kinds: BOTH, check: expires },
+    Rule { key: "x-delayed-retry-type", kinds: QUORUM, check: delayed_retry_type },
+    Rule { key: "x-delayed-retry-min", kinds: QUORUM, check: duration },
+    Rule { key: "x-delayed-retry-max", kinds: QUORUM, check: duration },
+    Rule { key: "x-delayed-retry-backoff", kinds: QUORUM, check: delayed_retry_backoff },
+    Rule { key: "x-delayed-retry-jitter", kinds: QUORUM, check: percent },
     Rule { key: "x-quorum-initial-group-size", kinds: QUORUM, check: positive },
-    Rule { key: "x-queue-leader-locator", kinds: BOTH, check: leader_locator },
-    Rule { key: "x-max-age", kinds: STREAM, check: string },
-    Rule { key: "x-stream-max-segment-size-bytes", kinds: STREAM, check: natural },
-    Rule { key: "x-stream-filter-size-bytes", kinds: STREAM, check: natural },
+    Rule { key: "x-queue-leader-locator", kinds: ALL, check: leader_locator },
+    Rule { key: "x-max-age", kinds: STREAM, check: age },
+    Rule { key: "x-stream-max-segment-size-bytes", kinds: STREAM, check: segment_size },
+    Rule { key: "x-stream-filter-size-bytes", kinds: STREAM, check: filter_size },
     Rule { key: "x-initial-cluster-size", kinds: STREAM, check: positive },
     Rule { key: "x-max-segment-size", kinds: STREAM, check: natural },
 ];
@@ -79,17 +90,22 @@ pub(super) fn check(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKi
     Ok(kind)
 }
 
+/// Argument that names the type of a queue.
+pub(super) const QUEUE_TYPE: &str = "x-queue-type";
+
 fn read_kind(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKind, Error> {
-    let key = "x-queue-type";
+    let key = QUEUE_TYPE;
     match arguments.get(key).map(|value| (value, value.as_str())) {
         None | Some((_, Some("classic"))) => Ok(QueueKind::Classic),
         Some((_, Some("quorum"))) => Ok(QueueKind::Quorum),
-        Some((_, Some("stream"))) => Err(Error::new(
-            Kind::NotImplemented,
-            format!("queue type 'stream' of {queue} is not implemented yet"),
-        )),
+        Some((_, Some("stream"))) => Ok(QueueKind::Stream),
         Some((value, _)) => Err(invalid(queue, key, &queue_type(value).err().unwrap_or_default())),
     }
+}
+
+/// Whether queues of this type, as `x-queue-type` names it, can be declared.
+pub(super) fn is_known_type(name: &str) -> bool {
+    queue_type(Value::from(name)).is_ok()
 }
 
 fn check_one(queue: Subject<'_>, kind: QueueKind, rule: &Rule, value: Value<'_>) -> Result<(), Error> {
@@ -117,6 +133,7 @@ pub(super) fn module(kind: QueueKind) -> &'static str {
     match kind {
         QueueKind::Classic => "rabbit_classic_queue",
         QueueKind::Quorum => "rabbit_quorum_queue",
+        QueueKind::Stream => "rabbit_stream_queue",
     }
 }
 
@@ -192,12 +209,28 @@ fn dead_letter_strategy(value: Value<'_>) -> Result<(), String> {
     one_of(value, &["at-most-once", "at-least-once"], |_| "invalid_dlx_strategy".to_owned())
 }
 
+fn delayed_retry_type(value: Value<'_>) -> Result<(), String> {
+    one_of(value, &["disabled", "all", "failed", "returned"], |_| "invalid_delayed_retry_type".to_owned())
+}
+
+fn delayed_retry_backoff(value: Value<'_>) -> Result<(), String> {
+    one_of(value, &["linear", "exponential"], |_| "invalid_delayed_retry_backoff".to_owned())
+}
+
+fn percent(value: Value<'_>) -> Result<(), String> {
+    natural(value)?;
+    match integer(value)? {
+        number if number > 100 => Err(format!("{{max_value_exceeded,{number}}}")),
+        _ => Ok(()),
+    }
+}
+
 fn queue_mode(value: Value<'_>) -> Result<(), String> {
     one_of(value, &["default", "lazy"], |name| format!("\"unsupported queue mode '{name}'\""))
 }
 
 fn queue_type(value: Value<'_>) -> Result<(), String> {
-    one_of(value, &["classic", "quorum"], |name| format!("\"unsupported queue type '{name}'\""))
+    one_of(value, &["classic", "quorum", "stream"], |name| format!("\"unsupported queue type '{name}'\""))
 }
 
 fn leader_locator(value: Value<'_>) -> Result<(), String> {
@@ -209,5 +242,27 @@ fn queue_version(value: Value<'_>) -> Result<(), String> {
     match integer(value)? {
         1 | 2 => Ok(()),
         number => Err(format!("\"unsupported queue version '{number}'\"")),
+    }
+}
+
+fn age(value: Value<'_>) -> Result<(), String> {
+    age_ms(text(value)?).map(drop).ok_or_else(|| "invalid_max_age".to_owned())
+}
+
+fn segment_size(value: Value<'_>) -> Result<(), String> {
+    natural(value)?;
+    match integer(value)? {
+        number if number > SEGMENT_SIZE_MAX => Err(format!("{{value_too_large,{number}}}")),
+        _ => Ok(()),
+    }
+}
+
+fn filter_size(value: Value<'_>) -> Result<(), String> {
+    let number = integer(value)?;
+    let fits = usize::try_from(number).is_ok_and(|size| (FILTER_SIZE_MIN..=FILTER_SIZE_MAX).contains(&size));
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("\"expected {FILTER_SIZE_MIN} to {FILTER_SIZE_MAX}, got {number}\""))
     }
 }

@@ -7,8 +7,10 @@ use crate::access::{Permissions, TopicPermissions, User};
 use crate::arguments::Arguments;
 use crate::error::{Error, Kind};
 use crate::id::{ConnectionId, QueueId};
+use crate::limits::{UserLimits, VhostLimits};
 use crate::password::PasswordHash;
-use crate::topology::{Binding, ExchangeKind, Queue};
+use crate::policy::{Policy, Tier};
+use crate::topology::{Binding, ExchangeKind, Metadata, Queue};
 
 /// A wish. Whether the user may have it is checked before, by the front end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +113,45 @@ pub enum Change {
         user: Arc<str>,
         /// Where.
         vhost: Arc<str>,
+    },
+    /// Make a policy, or replace the one of that name.
+    PutPolicy {
+        /// Where.
+        vhost: Arc<str>,
+        /// Whose.
+        tier: Tier,
+        /// As it shall be.
+        policy: Policy,
+    },
+    /// Remove a policy.
+    DeletePolicy {
+        /// Where.
+        vhost: Arc<str>,
+        /// Whose.
+        tier: Tier,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// Replace what is written about a virtual host. Queues that are there keep their type.
+    SetVhostMetadata {
+        /// Its name.
+        vhost: Arc<str>,
+        /// As it shall be.
+        metadata: Metadata,
+    },
+    /// Replace what a virtual host may have. What it has already stays.
+    SetVhostLimits {
+        /// Its name.
+        vhost: Arc<str>,
+        /// As they shall be.
+        limits: VhostLimits,
+    },
+    /// Replace what a user may have. What it has already stays.
+    SetUserLimits {
+        /// Login name.
+        user: Arc<str>,
+        /// As they shall be.
+        limits: UserLimits,
     },
 }
 

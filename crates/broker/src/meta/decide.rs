@@ -10,12 +10,17 @@ use crate::access::{Permissions, TopicPermissions, User};
 use crate::error::{Error, Kind, precondition};
 use crate::id::{ConnectionId, QueueId};
 use crate::password::PasswordHash;
+use crate::policy::{Policy, Tier};
 use crate::topology::{
-    ALTERNATE_EXCHANGE, Binding, Destination, Exchange, ExchangeKind, Queue, QueueKind, Vhost, headers, pick,
+    ALTERNATE_EXCHANGE, Binding, Destination, Exchange, ExchangeKind, Metadata, Queue, QueueKind, Vhost,
+    delay_queue_name, delayed_kind, headers, pick,
 };
 
 /// Ids are reserved in blocks of this many, so that transient queues rarely wait for a disk.
 const QUEUE_ID_BLOCK: u64 = 4096;
+
+/// Policies of one tier in one virtual host: each is looked at for each new queue.
+pub(super) const POLICIES_MAX: usize = 1000;
 
 /// Names that begin so are the broker's.
 const RESERVED_PREFIX: &str = "amq.";
@@ -61,6 +66,18 @@ impl Meta {
                 self.set_topic_permissions(user, vhost, exchange, permissions)
             }
             Change::ClearPermissions { user, vhost } => self.clear_permissions(user, vhost),
+            Change::PutPolicy { vhost, tier, policy } => self.put_policy(vhost, tier, policy),
+            Change::DeletePolicy { vhost, tier, name } => self.delete_policy(vhost, tier, name),
+            Change::SetVhostMetadata { vhost, metadata } => self.set_vhost_metadata(vhost, metadata),
+            Change::SetVhostLimits { vhost, limits } => {
+                let same = self.existing_vhost(&vhost)?.limits() == limits;
+                Ok(Decision::unless(same, Record::VhostLimitsSet { vhost, limits }))
+            }
+            Change::SetUserLimits { user, limits } => {
+                self.existing_user(&user)?;
+                let same = self.topology.access().limits(&user) == limits;
+                Ok(Decision::unless(same, Record::UserLimitsSet { user, limits }))
+            }
         }
     }
 
@@ -79,12 +96,33 @@ impl Meta {
         {
             return Err(arguments::invalid_type(subject, ALTERNATE_EXCHANGE, value));
         }
-        if wish.kind == ExchangeKind::ConsistentHash {
+        let routing_kind = match wish.kind {
+            ExchangeKind::Delayed => delayed_kind(&wish.arguments)?,
+            kind => kind,
+        };
+        if routing_kind == ExchangeKind::ConsistentHash {
             pick::validate(&wish.arguments)?;
         }
         let DeclareExchange { vhost, name, kind, durable, auto_delete, internal, arguments } = wish;
         let exchange = Arc::new(Exchange { name, kind, durable, auto_delete, internal, arguments });
-        Ok(Decision::new(vec![Record::ExchangeDeclared { vhost, exchange }]))
+        let mut records =
+            vec![Record::ExchangeDeclared { vhost: Arc::clone(&vhost), exchange: Arc::clone(&exchange) }];
+        if kind == ExchangeKind::Delayed {
+            let name: Arc<str> = delay_queue_name(&exchange.name).into();
+            check_name("queue", &name)?;
+            let arguments = crate::arguments::Arguments::default();
+            let keeps = DeclareQueue {
+                vhost,
+                name,
+                server_named: true,
+                durable,
+                auto_delete: false,
+                owner: None,
+                arguments,
+            };
+            records.extend(self.make_queue(keeps).records);
+        }
+        Ok(Decision::new(records))
     }
 
     fn delete_exchange(
@@ -118,10 +156,12 @@ impl Meta {
             refuse_reserved_name("queue", &wish.name)?;
         }
         let wish = DeclareQueue { durable: wish.durable && wish.owner.is_none(), ..wish };
+        let wish = with_default_type(vhost, wish);
         if let Some(current) = vhost.queue(&wish.name) {
             same_queue(&wish, current)?;
             return Ok(Decision::unchanged().reply(Reply::Queue(Arc::clone(current))));
         }
+        vhost.limits().admit_queue(&wish.vhost, &wish.name, vhost.queue_count())?;
         check_name("queue", &wish.name)?;
         check_new_queue(&wish)?;
         Ok(self.make_queue(wish))
@@ -171,7 +211,7 @@ impl Meta {
         if binding.routing_key.len() > super::NAME_SIZE_MAX {
             return Err(precondition("a routing key has more than 255 bytes"));
         }
-        match source.kind {
+        match source.routing_kind() {
             ExchangeKind::Headers => headers::validate(&binding.arguments)?,
             ExchangeKind::ConsistentHash => pick::validate_weight(&binding.routing_key)?,
             _ => {}
@@ -254,14 +294,51 @@ impl Meta {
         Ok(Decision::unless(none, Record::PermissionsCleared { user, vhost }))
     }
 
+    fn set_vhost_metadata(&self, vhost: Arc<str>, metadata: Metadata) -> Result<Decision, Error> {
+        let same = **self.existing_vhost(&vhost)?.metadata() == metadata;
+        if let Some(name) = metadata.default_queue_type.as_deref()
+            && !arguments::is_known_type(name)
+        {
+            let text = format!(
+                "vhost '{vhost}': default_queue_type is '{name}', expected classic, quorum or stream"
+            );
+            return Err(precondition(text));
+        }
+        Ok(Decision::unless(same, Record::VhostMetadataSet { vhost, metadata: Arc::new(metadata) }))
+    }
+
+    fn put_policy(&self, vhost: Arc<str>, tier: Tier, policy: Policy) -> Result<Decision, Error> {
+        let current = self.existing_vhost(&vhost)?;
+        check_name(tier.as_str(), &policy.name)?;
+        policy.check(tier, &vhost)?;
+        let same = match current.policy(tier, &policy.name) {
+            Some(current) => **current == policy,
+            None if current.policies(tier).count() >= POLICIES_MAX => {
+                let (what, name) = (tier.as_str(), &policy.name);
+                let text = format!("there are {POLICIES_MAX} already, which is the limit");
+                return Err(precondition(format!("{what} '{name}' in vhost '{vhost}': {text}")));
+            }
+            None => false,
+        };
+        Ok(Decision::unless(same, Record::PolicyPut { vhost, tier, policy: Arc::new(policy) }))
+    }
+
+    fn delete_policy(&self, vhost: Arc<str>, tier: Tier, name: Arc<str>) -> Result<Decision, Error> {
+        if self.existing_vhost(&vhost)?.policy(tier, &name).is_none() {
+            let text = format!("{} '{name}' does not exist in vhost '{vhost}'", tier.as_str());
+            return Err(Error::new(Kind::NotFound, text));
+        }
+        Ok(Decision::new(vec![Record::PolicyDeleted { vhost, tier, name }]))
+    }
+
     fn existing_user(&self, name: &str) -> Result<(), Error> {
         let missing = || Error::new(Kind::NotFound, format!("user '{name}' does not exist"));
         self.topology.access().user(name).map(drop).ok_or_else(missing)
     }
 
-    fn existing_vhost(&self, name: &str) -> Result<(), Error> {
+    fn existing_vhost(&self, name: &str) -> Result<&Vhost, Error> {
         let missing = || Error::new(Kind::NotFound, format!("vhost '{name}' does not exist"));
-        self.topology.vhost(name).map(drop).ok_or_else(missing)
+        self.topology.vhost(name).ok_or_else(missing)
     }
 }
 
@@ -304,6 +381,21 @@ fn same_queue(wish: &DeclareQueue, current: &Queue) -> Result<(), Error> {
     subject.same("durable", wish.durable, current.durable)?;
     subject.same("auto_delete", wish.auto_delete, current.auto_delete)?;
     subject.same_arguments(arguments::keys(), &wish.arguments, &current.arguments)
+}
+
+/// A queue that says nothing about its type gets its virtual host's, if that fits. RabbitMQ then refuses to declare queues
+/// again that are there with another type; here they stay what they are.
+fn with_default_type(vhost: &Vhost, wish: DeclareQueue) -> DeclareQueue {
+    let key = arguments::QUEUE_TYPE;
+    let default = vhost.metadata().default_queue_type.as_deref().filter(|name| *name != "classic");
+    let Some(default) = default else { return wish };
+    let is_shared = wish.durable && !wish.auto_delete && wish.owner.is_none() && !wish.server_named;
+    let current = vhost.queue(&wish.name);
+    let is_other = current.is_some_and(|queue| queue.arguments.string(key) != Some(default));
+    if !is_shared || is_other || wish.arguments.get(key).is_some() {
+        return wish;
+    }
+    DeclareQueue { arguments: wish.arguments.with(key, default), ..wish }
 }
 
 fn check_new_queue(wish: &DeclareQueue) -> Result<(), Error> {
@@ -366,6 +458,12 @@ impl Gone<'_> {
             waiting.extend(vhost.bindings_to(&end).map(|binding| Arc::clone(&binding.source)));
             self.ends.insert(end);
         }
+        // What a delayed exchange keeps goes with it.
+        let keeping = self.ends.iter().filter_map(|end| match end {
+            Destination::Exchange(name) => vhost.queue(&delay_queue_name(name)),
+            Destination::Queue(_) => None,
+        });
+        records.extend(keeping.map(|queue| Record::QueueDeleted { id: queue.id, durable: queue.durable }));
         records
     }
 

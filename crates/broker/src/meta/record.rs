@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::access::{Permissions, TopicPermissions, User};
 use crate::error::{Error, Kind};
 use crate::id::QueueId;
-use crate::topology::{Binding, Exchange, Queue};
+use crate::limits::{UserLimits, VhostLimits};
+use crate::policy::{Policy, Tier};
+use crate::topology::{Binding, Exchange, Metadata, Queue};
 
 /// Kind of meta records in the log.
 pub const KIND: u8 = 16;
@@ -122,6 +124,45 @@ pub enum Record {
         /// Where.
         vhost: Arc<str>,
     },
+    /// A policy came or changed.
+    PolicyPut {
+        /// Where.
+        vhost: Arc<str>,
+        /// Whose.
+        tier: Tier,
+        /// The policy.
+        policy: Arc<Policy>,
+    },
+    /// A policy went.
+    PolicyDeleted {
+        /// Where.
+        vhost: Arc<str>,
+        /// Whose.
+        tier: Tier,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// What is written about a virtual host changed.
+    VhostMetadataSet {
+        /// Its name.
+        vhost: Arc<str>,
+        /// As it is now.
+        metadata: Arc<Metadata>,
+    },
+    /// What a virtual host may have changed.
+    VhostLimitsSet {
+        /// Its name.
+        vhost: Arc<str>,
+        /// As they are now.
+        limits: VhostLimits,
+    },
+    /// What a user may have changed.
+    UserLimitsSet {
+        /// Login name.
+        user: Arc<str>,
+        /// As they are now.
+        limits: UserLimits,
+    },
 }
 
 impl Record {
@@ -141,7 +182,12 @@ impl Record {
             | Record::UserDeleted { .. }
             | Record::PermissionsSet { .. }
             | Record::TopicPermissionsSet { .. }
-            | Record::PermissionsCleared { .. } => true,
+            | Record::PermissionsCleared { .. }
+            | Record::PolicyPut { .. }
+            | Record::PolicyDeleted { .. }
+            | Record::VhostMetadataSet { .. }
+            | Record::VhostLimitsSet { .. }
+            | Record::UserLimitsSet { .. } => true,
         }
     }
 

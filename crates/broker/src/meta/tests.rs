@@ -3,6 +3,8 @@
 mod declaring;
 mod format;
 mod keeping;
+mod limits;
+mod policies;
 mod random;
 mod routing;
 
@@ -15,8 +17,10 @@ use expect_test::Expect;
 use super::*;
 use crate::access::{Permissions, TopicPermissions, User};
 use crate::arguments::Arguments;
+use crate::limits::{UserLimits, VhostLimits};
 use crate::password::PasswordHash;
-use crate::topology::{Binding, Destination, Envelope, Exchange, ExchangeKind, Queue};
+use crate::policy::{ApplyTo, Policy, Tier};
+use crate::topology::{Binding, Destination, Envelope, Exchange, ExchangeKind, Metadata, Queue};
 
 const MINE: ConnectionId = ConnectionId(1);
 const THEIRS: ConnectionId = ConnectionId(2);
@@ -104,6 +108,7 @@ impl Story {
         for effect in self.meta.apply(record) {
             self.text += &match effect {
                 Effect::QueueOpened(queue) => format!(", open {}", queue.name),
+                Effect::QueueChanged(queue) => format!(", change {}", queue.name),
                 Effect::QueueDropped(queue) => format!(", drop {}", queue.name),
                 Effect::VhostDropped(vhost) => format!(", close {vhost}"),
                 Effect::AccessChanged(user) => format!(", look at {user}"),
@@ -125,7 +130,7 @@ impl Story {
     fn routes_with(&self, exchange: &str, key: &str, headers: Option<Table<'_>>) -> String {
         let properties = PropertiesBuilder { headers, ..PropertiesBuilder::default() }.to_bytes();
         let properties = Properties::new(&properties).unwrap();
-        self.routes_of(exchange, &Envelope { routing_keys: &[key], properties, random: 0 })
+        self.routes_of(exchange, &Envelope { routing_keys: &[key], properties, random: 0, due: false })
     }
 
     fn routes_of(&self, exchange: &str, message: &Envelope<'_>) -> String {
@@ -158,6 +163,11 @@ fn name(record: &Record) -> String {
         Record::PermissionsSet { user, vhost, .. } => format!("{user} may {vhost}"),
         Record::TopicPermissionsSet { user, exchange, .. } => format!("{user} may keys of {exchange}"),
         Record::PermissionsCleared { user, vhost } => format!("{user} may not {vhost}"),
+        Record::PolicyPut { tier, policy, .. } => format!("{} {}", tier.as_str(), policy.name),
+        Record::VhostMetadataSet { vhost, .. } => format!("about {vhost}"),
+        Record::VhostLimitsSet { vhost, .. } => format!("limits of {vhost}"),
+        Record::UserLimitsSet { user, .. } => format!("limits of user {user}"),
+        Record::PolicyDeleted { tier, name, .. } => format!("no {} {name}", tier.as_str()),
     }
 }
 

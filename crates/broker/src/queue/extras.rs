@@ -12,7 +12,7 @@ use super::{Queue, Run};
 use crate::message::Message;
 use crate::record::Span;
 use crate::sequence::Stretch;
-use crate::topology::{QueueKind, Settings};
+use crate::topology::{QueueKind, Settings, due_ms};
 
 /// Priority from which a message of a quorum queue goes before others.
 const QUORUM_URGENT: u8 = 5;
@@ -59,7 +59,7 @@ impl Extras {
         let level_from: Vec<u8> = match (settings.max_priority, settings.kind) {
             (Some(max), _) => (1..=max).collect(),
             (None, QueueKind::Quorum) => vec![QUORUM_URGENT],
-            (None, QueueKind::Classic) => Vec::new(),
+            (None, QueueKind::Classic | QueueKind::Stream) => Vec::new(),
         };
         let plain = Settings {
             kind: settings.kind,
@@ -70,7 +70,7 @@ impl Extras {
             return None;
         }
         let levels = level_from.iter().map(|_| Runs::default()).collect();
-        let timed = settings.message_ttl_ms.is_some();
+        let timed = settings.message_ttl_ms.is_some() || settings.delays;
         Some(Box::new(Extras { levels, level_from, timed, ..Extras::default() }))
     }
 
@@ -122,7 +122,7 @@ impl Queue {
         let extras = self.extras.as_deref_mut()?;
         extras.ready_bytes = ready_bytes;
         extras.last_used = extras.last_used.max(now);
-        extras.timed |= self.options.settings.message_ttl_ms.is_some();
+        extras.timed |= self.options.settings.message_ttl_ms.is_some() || self.options.settings.delays;
         let mark = Mark { first: lowest, ms: now };
         (extras.timed && lowest < next && extras.times.begins_after(lowest)).then(|| {
             extras.times.recover(mark);
@@ -159,6 +159,13 @@ impl Queue {
             && extras.times.begins_after(lowest)
         {
             extras.times.recover(Mark { first: lowest, ms: now.saturating_sub(1) });
+        }
+        if self.options.settings.delays
+            && let Some(extras) = &mut self.extras
+        {
+            // Only now is it known when each arrived.
+            let kept = std::mem::take(&mut extras.delayed);
+            kept.into_iter().for_each(|((_, first), run)| self.keep_until_due(first, run));
         }
     }
 
@@ -234,6 +241,25 @@ impl Queue {
 
     pub(crate) fn has_extras(&self) -> bool {
         self.extras.is_some()
+    }
+
+    /// Keeps messages until the time that each asks for.
+    pub(super) fn keep_until_due(&mut self, first: u64, mut run: Run) {
+        let Some(extras) = self.extras.as_deref_mut() else { return };
+        for number in first..first + u64::from(run.count()) {
+            let part = if run.count() > 1 { run.split_to(1) } else { run.clone() };
+            let properties = Properties::new(part.messages.first().properties());
+            let arrived = extras.times.of(number);
+            let due = properties.ok().and_then(|properties| due_ms(properties, arrived)).unwrap_or(arrived);
+            extras.delayed.insert((due, number), part);
+        }
+    }
+
+    /// Takes out a message whose time has come.
+    pub(crate) fn take_due(&mut self, now: u64) -> Option<(u64, Run)> {
+        let delayed = &mut self.extras.as_deref_mut()?.delayed;
+        let due = delayed.first_key_value().is_some_and(|((due, _), _)| *due <= now);
+        if due { self.pop_delayed() } else { None }
     }
 
     /// Puts back what has waited long enough.

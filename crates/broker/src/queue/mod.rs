@@ -27,7 +27,7 @@ use crate::shard::Delivery;
 use crate::topology::Settings;
 use backlog::Backlog;
 use extras::Extras;
-use runs::Runs;
+pub(crate) use runs::Runs;
 
 /// What a shard must know of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,8 +159,13 @@ impl Queue {
     }
 
     pub(crate) fn enqueue(&mut self, first: u64, run: Run) {
-        if self.extras.is_some() && self.has_levels() {
-            return self.enqueue_by_priority(first, run);
+        if self.extras.is_some() {
+            if self.options.settings.delays {
+                return self.keep_until_due(first, run);
+            }
+            if self.has_levels() {
+                return self.enqueue_by_priority(first, run);
+            }
         }
         self.enqueue_last(first, run);
     }

@@ -18,6 +18,7 @@ impl Shard {
     /// It is so late, in milliseconds since 1970: to be said before each round. Time does not run backwards here.
     pub fn tick(&mut self, now: u64) {
         self.now = self.now.max(now);
+        self.streams.tick(self.now);
         while let Some((_, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= self.now) {
             self.set_deadline(id, None);
             self.deadlines.pop_first();
@@ -30,12 +31,13 @@ impl Shard {
 
     /// When there is something to do though nobody asks for it: a round is due then.
     pub fn next_deadline(&self) -> Option<u64> {
-        [self.deadlines.first().map(|(at, _)| *at), self.timeouts_at].into_iter().flatten().min()
+        let queues = self.deadlines.first().map(|(at, _)| *at);
+        [queues, self.timeouts_at, self.streams.next_deadline()].into_iter().flatten().min()
     }
 
     /// The arguments and policies of a queue say something new.
     pub fn configure(&mut self, id: QueueId, settings: Settings, log: &mut impl Log) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else { return self.streams.configure(id, &settings) };
         if let Some(mark) = queue.configure(settings, self.now)
             && queue.options.durable
         {
@@ -48,6 +50,9 @@ impl Shard {
     /// Before messages are handed out: those whose time has come are there again, those whose time is over are not.
     pub(super) fn before_dispatch(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
+        if queue.options.settings.delays {
+            return self.send_due(id);
+        }
         queue.end_delays(self.now);
         // Who may wait for no time at all is given to a consumer that is free.
         self.expire(id, self.now.saturating_sub(1));
@@ -77,6 +82,16 @@ impl Shard {
                 self.deadlines.remove(&(at, id));
             }
             self.deadlines.extend(next.map(|at| (at, id)));
+        }
+    }
+
+    /// Messages whose time has come go to where their exchange sends them.
+    fn send_due(&mut self, id: QueueId) {
+        while self.may_forward()
+            && let Some(queue) = self.queues.get_mut(&id)
+            && let Some((first, run)) = queue.take_due(self.now)
+        {
+            self.forward(id, Reason::Due, first, run);
         }
     }
 
@@ -122,6 +137,12 @@ impl Shard {
             self.usage.remove(&run);
             return;
         }
+        self.forward(id, reason, first, run);
+    }
+
+    /// Messages that do not wait any more go to another place.
+    fn forward(&mut self, id: QueueId, reason: Reason, first: u64, run: Run) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
         let messages = run.messages.clone();
         let connection = self.outbox.place(ConnectionId::FORWARDER);
         queue.lend_taken(Holder { connection, channel: 0, consumer: None, since: self.now }, first, run);

@@ -123,6 +123,7 @@ impl Shard {
         self.stop_waiting(from, channel);
         for id in queues {
             let Some(queue) = self.queues.get_mut(&id) else {
+                self.stop_reading(id, connection, channel);
                 continue;
             };
             let of_it = |c: u16| channel.is_none_or(|closed| closed == c);

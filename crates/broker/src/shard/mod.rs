@@ -17,6 +17,7 @@ mod paging;
 mod publish;
 mod recovery;
 mod request;
+mod streams;
 mod usage;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -29,9 +30,11 @@ use crate::id::{ConnectionId, QueueId};
 use crate::message::Messages;
 use crate::queue::{Options, Queue, Subscription};
 use crate::record::{Log, Position, Span};
+use crate::stream::{self, Reading};
 use outbox::Outbox;
 pub use outbox::weight;
 use paging::Paging;
+use streams::Streams;
 use usage::Usage;
 
 /// Messages that a session read in one go and that go to queues of one shard.
@@ -78,6 +81,8 @@ pub enum Command {
     Publish(Batch),
     /// Messages that this connection holds are done with.
     Settle(Vec<(QueueId, Span)>),
+    /// A reader of a stream, by its number, is done with messages, whatever it did with them.
+    Credit(Vec<(QueueId, u32, Span)>),
     /// Messages that this connection holds go back to their places.
     Requeue(Vec<(QueueId, Span)>),
     /// Messages that this connection holds are not wanted: they leave their queue for its dead-letter exchange.
@@ -103,6 +108,8 @@ pub enum Command {
 pub enum Request {
     /// Start a consumer.
     Consume(QueueId, Subscription),
+    /// Start to read a stream.
+    Read(QueueId, Subscription, Box<Reading>),
     /// Stop the consumer with this number.
     Cancel(QueueId, u32),
     /// Take one message, for this channel.
@@ -196,6 +203,8 @@ pub enum Reason {
     MaxLen,
     /// They came back too often.
     DeliveryLimit,
+    /// It is their time.
+    Due,
 }
 
 /// What happens at a connection because of what happened in the shard.
@@ -224,6 +233,27 @@ pub enum Notice {
     Unused(QueueId),
 }
 
+/// What a shard serves under a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// A queue.
+    Queue(Options),
+    /// A stream.
+    Stream(stream::Options),
+}
+
+impl From<Options> for Served {
+    fn from(options: Options) -> Served {
+        Served::Queue(options)
+    }
+}
+
+impl From<stream::Options> for Served {
+    fn from(options: stream::Options) -> Served {
+        Served::Stream(options)
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Shard {
@@ -236,6 +266,7 @@ pub struct Shard {
     waiting_for_drop: Vec<(QueueId, ConnectionId, u64)>,
     usage: Usage,
     paging: Paging,
+    streams: Streams,
     /// In this round a connection that had been full took more deliveries, or a consumer settled many.
     progressed: bool,
     /// In the last round one did, and a backlog remained.
@@ -256,7 +287,11 @@ pub struct Shard {
 
 impl Shard {
     /// Starts to serve a queue. Messages reach it from now on.
-    pub fn open(&mut self, queue: QueueId, options: Options) {
+    pub fn open(&mut self, queue: QueueId, served: impl Into<Served>) {
+        let options = match served.into() {
+            Served::Queue(options) => options,
+            Served::Stream(options) => return self.streams.open(queue, options),
+        };
         let settings = options.settings.clone();
         let mut opened = Queue::new(options);
         opened.configure(settings, self.now);
@@ -280,6 +315,7 @@ impl Shard {
             self.outbox.push(connection, Effect::Reply(token, Ok(Reply::Cancelled)));
         }
         self.serve_waiting(queue);
+        self.drop_stream(queue);
     }
 
     /// Takes a command of a connection.
@@ -287,6 +323,7 @@ impl Shard {
         match command {
             Command::Publish(batch) => self.publish(from, batch, log),
             Command::Settle(messages) => self.settle(from, &messages),
+            Command::Credit(messages) => self.credit(from, &messages),
             Command::Requeue(messages) => self.requeue(from, &messages),
             Command::Reject(messages) => self.reject(from, &messages),
             Command::Extend(channel) => self.extend(from, channel),
@@ -323,6 +360,7 @@ impl Shard {
             self.page(id);
         }
         self.touched.clear();
+        self.finish_streams(log);
         self.progressed = false;
     }
 
@@ -337,6 +375,7 @@ impl Shard {
         self.committed = self.committed.max(position);
         self.outbox.release(self.committed);
         self.remove_segments();
+        self.streams_committed();
     }
 
     /// What to do at a connection, in order; `None` when nothing is left.
@@ -351,12 +390,12 @@ impl Shard {
 
     /// Up to which record somebody waits for the log to commit.
     pub fn awaited(&self) -> Option<Position> {
-        self.outbox.awaited()
+        self.outbox.awaited().max(self.streams.awaited())
     }
 
     /// Bytes of messages in memory, waiting and unacked.
     pub fn message_bytes(&self) -> u64 {
-        self.usage.memory
+        self.usage.memory + self.streams.window_bytes()
     }
 
     /// Bytes of the log that hold messages still in a queue.
@@ -369,6 +408,7 @@ impl Shard {
     pub fn check(&self) {
         let mut usage = Usage::default();
         self.queues.values().flat_map(Queue::runs).for_each(|(_, run)| usage.add(run));
+        self.streams.runs().for_each(|run| usage.add(run));
         assert_eq!(self.usage, usage, "what all messages take");
         for queue in self.queues.values() {
             queue.check();
@@ -379,6 +419,7 @@ impl Shard {
             assert!(!forgotten, "{}: nobody reads what a consumer could take", queue.options.label);
         }
         self.check_paging();
+        self.check_streams();
         self.outbox.check();
     }
 
@@ -386,6 +427,8 @@ impl Shard {
     fn touch(&mut self, id: QueueId) {
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.touch(&mut self.touched, id);
+        } else {
+            self.streams.touch(id);
         }
     }
 

@@ -10,9 +10,9 @@ use crate::record::{self, Log, Position};
 
 #[derive(Debug, Default)]
 pub(super) struct Paging {
-    limits: Limits,
-    orders: VecDeque<Order>,
-    last_token: u64,
+    pub(super) limits: Limits,
+    pub(super) orders: VecDeque<Order>,
+    pub(super) last_token: u64,
     /// Bytes of all spills that are on their way.
     in_flight: u64,
     /// Those of queues that are gone, by their tokens: until they are answered, the pager keeps them in memory.
@@ -20,15 +20,15 @@ pub(super) struct Paging {
     /// Queues that would spill if fewer bytes were.
     wanting: BTreeSet<QueueId>,
     /// Queues that hold publishers back.
-    holding: BTreeSet<QueueId>,
+    pub(super) holding: BTreeSet<QueueId>,
     /// The disk took no spill: nothing is spilled until there may be room again.
-    refused: bool,
+    pub(super) refused: bool,
     /// Segments of which nothing is wanted once the log has committed the record at a position.
     doomed: VecDeque<(Position, QueueId, Segment)>,
     /// Who waits for a message that is on the disk.
     gets: Vec<Get>,
     /// Messages that could not be read.
-    lost: u64,
+    pub(super) lost: u64,
 }
 
 /// A request for one message.
@@ -78,6 +78,7 @@ impl Shard {
 
     /// An order was carried out, or not.
     pub fn paged(&mut self, answer: Answer, log: &mut impl Log) {
+        let Some(answer) = self.stream_paged(answer, log) else { return };
         match answer {
             Answer::Spilled { queue, token, extent } => self.spilled(queue, token, extent, log),
             Answer::Refused { queue, token } => {

@@ -17,7 +17,7 @@ pub(super) const RECORD_SIZE: usize = 4 << 10;
 #[derive(Clone, Copy)]
 pub(super) struct Written {
     first: Position,
-    last: Position,
+    pub(super) last: Position,
     overhead: u32,
 }
 
@@ -71,7 +71,10 @@ impl Shard {
     }
 
     fn enqueue_one(&mut self, publish: Publish, id: QueueId, log: &mut impl Log) -> Option<Position> {
-        let extras = self.queues.get(&id)?.has_extras() || publish.expires;
+        let Some(queue) = self.queues.get(&id) else {
+            return self.enqueue_in_stream(&publish.messages, id, log);
+        };
+        let extras = queue.has_extras() || publish.expires;
         if extras && !self.admit(&publish, id) {
             return None;
         }
@@ -110,7 +113,10 @@ impl Shard {
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
         for id in route {
-            let Some(queue) = self.queues.get_mut(id) else { continue };
+            let Some(queue) = self.queues.get(id) else {
+                targets.extend(self.take_offsets(*id, messages.count(), log).map(|first| (*id, first)));
+                continue;
+            };
             let extras = queue.has_extras() || *expires;
             if extras && !self.admit(publish, *id) {
                 continue;
@@ -132,6 +138,7 @@ impl Shard {
             let stored = Some(written.stored(count_of(&targets)));
             for (id, first) in &targets {
                 self.place(*id, *first, Run::new(messages.clone(), stored));
+                self.streams.written(*id, written.last, *first + u64::from(messages.count()));
             }
         }
         self.targets = targets;
@@ -160,7 +167,9 @@ impl Shard {
 
     /// Puts messages into their queue.
     pub(super) fn place(&mut self, id: QueueId, first: u64, run: Run) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return self.place_in_stream(id, first, run);
+        };
         self.usage.add(&run);
         if queue.has_extras() {
             queue.count_ready(&run);

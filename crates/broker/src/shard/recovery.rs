@@ -69,6 +69,7 @@ impl Shard {
                     queue.recover_spilled(extent, span, position, |run| self.usage.remove(run));
                 }
             }
+            Record::Stream(record) => self.recover_stream(position, record),
         }
     }
 
@@ -77,6 +78,8 @@ impl Shard {
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.saw_sequence(span.end());
             queue.forget(span, |run| self.usage.remove(run));
+        } else {
+            self.forget_in_stream(id, span);
         }
     }
 
@@ -90,13 +93,14 @@ impl Shard {
             }
             self.touch(id);
         }
+        self.streams.recovered();
     }
 
     /// The segments that hold messages: all others of the shard's are leftovers.
     pub fn segments(&self) -> Vec<(QueueId, Segment)> {
         let of_queue =
             |(id, queue): (&QueueId, &Queue)| queue.segments().map(|s| (*id, s)).collect::<Vec<_>>();
-        self.queues.iter().flat_map(of_queue).collect()
+        self.queues.iter().flat_map(of_queue).chain(self.streams.segments()).collect()
     }
 
     /// Copies every message whose record may lie before `end` to the end of the log, so that the log can be cut there once
@@ -105,25 +109,7 @@ impl Shard {
         let moved = self.copy_shared(end, log);
         let mut queues = std::mem::take(&mut self.queues);
         for (id, queue) in &mut queues {
-            for (first, run) in queue.runs_mut() {
-                let Some(old) = run.logged().filter(|logged| logged.position < end) else {
-                    continue;
-                };
-                self.usage.remove(run);
-                run.stored = Some(if old.targets == 1 {
-                    self.write(&[(*id, first)], &run.messages, log).stored(1)
-                } else {
-                    let records = (old.position, old.nth)..(old.position, old.nth + run.count());
-                    let copies = || moved.messages.range(records.clone()).map(|(_, copy)| *copy);
-                    Stored::Log(Logged {
-                        position: moved.positions[&old.position],
-                        nth: old.nth,
-                        targets: copies().map(|copy| copy.targets).min().unwrap_or(old.targets),
-                        overhead: copies().map(|copy| copy.overhead).max().unwrap_or(old.overhead),
-                    })
-                });
-                self.usage.add(run);
-            }
+            queue.runs_mut().for_each(|(first, run)| self.copy_run((*id, first), run, end, &moved, log));
             for (segment, (extent, spans)) in queue.segments_before(end) {
                 let (first, last) = record::append_spilled(log, &mut self.scratch, *id, &extent, &spans);
                 self.append_at(last);
@@ -145,7 +131,36 @@ impl Shard {
             }
         }
         self.queues = queues;
+        self.copy_streams(end, log, |shard, at, run, log| shard.copy_run(at, run, end, &moved, log));
         self.last_append
+    }
+
+    /// Copies messages of one queue or stream, unless they were copied with those of others.
+    fn copy_run(
+        &mut self,
+        at: (QueueId, u64),
+        run: &mut Run,
+        end: Position,
+        moved: &Moved,
+        log: &mut impl Log,
+    ) {
+        let Some(old) = run.logged().filter(|logged| logged.position < end) else {
+            return;
+        };
+        self.usage.remove(run);
+        run.stored = Some(if old.targets == 1 {
+            self.write(&[at], &run.messages, log).stored(1)
+        } else {
+            let records = (old.position, old.nth)..(old.position, old.nth + run.count());
+            let copies = || moved.messages.range(records.clone()).map(|(_, copy)| *copy);
+            Stored::Log(Logged {
+                position: moved.positions[&old.position],
+                nth: old.nth,
+                targets: copies().map(|copy| copy.targets).min().unwrap_or(old.targets),
+                overhead: copies().map(|copy| copy.overhead).max().unwrap_or(old.overhead),
+            })
+        });
+        self.usage.add(run);
     }
 
     /// Copies messages that several queues share, each once. What was written together is copied together, so that a
@@ -181,17 +196,16 @@ impl Shard {
     /// The messages that several queues share and whose records may lie before `end`, and in which queues they still are.
     fn shared_before(&self, end: Position) -> BTreeMap<Written, (Messages, Vec<(QueueId, u64)>)> {
         let mut live: BTreeMap<Written, (Messages, Vec<(QueueId, u64)>)> = BTreeMap::new();
-        for (id, queue) in &self.queues {
-            for (first, run) in queue.runs() {
-                let Some(stored) = run.logged().filter(|stored| stored.position < end && stored.targets > 1)
-                else {
-                    continue;
-                };
-                for ((message, nth), sequence) in run.messages.singles().zip(stored.nth..).zip(first..) {
-                    let (_, targets) =
-                        live.entry((stored.position, nth)).or_insert_with(|| (message, Vec::new()));
-                    targets.push((*id, sequence));
-                }
+        let of_queues = self.queues.iter().flat_map(|(id, queue)| queue.runs().map(|run| (*id, run)));
+        for (id, (first, run)) in of_queues.chain(self.streams.numbered_runs()) {
+            let Some(stored) = run.logged().filter(|stored| stored.position < end && stored.targets > 1)
+            else {
+                continue;
+            };
+            for ((message, nth), sequence) in run.messages.singles().zip(stored.nth..).zip(first..) {
+                let (_, targets) =
+                    live.entry((stored.position, nth)).or_insert_with(|| (message, Vec::new()));
+                targets.push((id, sequence));
             }
         }
         live

@@ -9,6 +9,7 @@ use crate::record::Log;
 
 impl Shard {
     pub(super) fn request(&mut self, from: ConnectionId, token: u64, request: Request, log: &mut impl Log) {
+        let Some(request) = self.stream_request(from, token, request) else { return };
         // What was published before goes to consumers that wait for it first.
         if let Request::Get { queue, .. }
         | Request::Purge(queue)
@@ -21,7 +22,9 @@ impl Shard {
             }
         }
         let answer = match request {
-            Request::Consume(queue, subscription) => self.consume(from, queue, subscription),
+            Request::Consume(queue, subscription) | Request::Read(queue, subscription, _) => {
+                self.consume(from, queue, subscription)
+            }
             Request::Cancel(queue, consumer) => {
                 if self.cancel(from, queue, consumer) {
                     self.waiting_for_drop.push((queue, from, token));
@@ -54,6 +57,7 @@ impl Shard {
                 for queue in self.touched.clone() {
                     self.log_outcomes(queue, log);
                 }
+                self.log_tracked(log);
                 return self.reply_when_committed(from, token, Ok(Reply::Synced));
             }
         };

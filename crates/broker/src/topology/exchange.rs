@@ -29,10 +29,13 @@ pub enum ExchangeKind {
     /// One by chance.
     #[serde(rename = "x-random")]
     Random,
+    /// As the type that its arguments name, and later if a message asks for it.
+    #[serde(rename = "x-delayed-message")]
+    Delayed,
 }
 
 impl ExchangeKind {
-    const ALL: [ExchangeKind; 7] = [
+    const ALL: [ExchangeKind; 8] = [
         ExchangeKind::Direct,
         ExchangeKind::Fanout,
         ExchangeKind::Topic,
@@ -40,6 +43,7 @@ impl ExchangeKind {
         ExchangeKind::ConsistentHash,
         ExchangeKind::ModulusHash,
         ExchangeKind::Random,
+        ExchangeKind::Delayed,
     ];
 
     /// Reads the type of an exchange as clients write it.
@@ -58,6 +62,7 @@ impl ExchangeKind {
             ExchangeKind::ConsistentHash => "x-consistent-hash",
             ExchangeKind::ModulusHash => "x-modulus-hash",
             ExchangeKind::Random => "x-random",
+            ExchangeKind::Delayed => "x-delayed-message",
         }
     }
 }
@@ -88,9 +93,21 @@ pub struct Exchange {
 /// Argument that names where messages go which an exchange has no binding for.
 pub const ALTERNATE_EXCHANGE: &str = "alternate-exchange";
 
+/// Argument that names how a delayed exchange picks destinations.
+const DELAYED_TYPE: &str = "x-delayed-type";
+
 impl Exchange {
-    /// Where messages go that this exchange has no binding for. It need not exist.
-    pub fn alternate(&self) -> Option<&str> {
+    /// How it picks destinations, now or later.
+    pub fn routing_kind(&self) -> ExchangeKind {
+        match self.kind {
+            ExchangeKind::Delayed => delayed_kind(&self.arguments).unwrap_or(ExchangeKind::Direct),
+            kind => kind,
+        }
+    }
+
+    /// Where messages go that this exchange has no binding for, if its arguments say so: see
+    /// [`Vhost::alternate`](super::Vhost::alternate) for policies.
+    pub(super) fn alternate(&self) -> Option<&str> {
         self.arguments.string(ALTERNATE_EXCHANGE)
     }
 
@@ -122,3 +139,12 @@ const PREDECLARED: [(&str, ExchangeKind, bool); 7] = [
     ("amq.rabbitmq.trace", ExchangeKind::Topic, true),
     ("amq.topic", ExchangeKind::Topic, false),
 ];
+
+/// How a delayed exchange with these arguments picks destinations.
+pub(crate) fn delayed_kind(arguments: &Arguments) -> Result<ExchangeKind, Error> {
+    let kind = arguments.string(DELAYED_TYPE).and_then(|name| ExchangeKind::parse(name).ok());
+    let kind = kind.filter(|kind| *kind != ExchangeKind::Delayed);
+    kind.ok_or_else(|| {
+        precondition(format!("Invalid argument, '{DELAYED_TYPE}' must be an existing exchange type"))
+    })
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use amqp::properties::Properties;
 
 use super::binding::Source;
-use super::{Binding, Destination, Exchange, ExchangeKind, Topology, Vhost, headers, pick};
+use super::{Binding, Destination, Exchange, ExchangeKind, Topology, Vhost, delay, headers, pick};
 use crate::error::Error;
 use crate::id::QueueId;
 
@@ -19,6 +19,8 @@ pub struct Envelope<'m> {
     pub properties: Properties<'m>,
     /// Any number, another one for each message.
     pub random: u64,
+    /// It has waited for its time.
+    pub due: bool,
 }
 
 impl Topology {
@@ -63,12 +65,12 @@ impl Topology {
                 continue;
             };
             match exchange.kind {
-                ExchangeKind::Headers | ExchangeKind::Random => return true,
+                ExchangeKind::Headers | ExchangeKind::Random | ExchangeKind::Delayed => return true,
                 ExchangeKind::ConsistentHash if pick::looks_at_properties(exchange) => return true,
                 _ => {}
             }
             let onward = vhost.index().source(name).into_iter().flat_map(Source::onward);
-            waiting.extend(onward.map(|name| &**name).chain(exchange.alternate()));
+            waiting.extend(onward.map(|name| &**name).chain(vhost.alternate(exchange)));
         }
         false
     }
@@ -101,6 +103,13 @@ impl<'a> Routing<'a, '_> {
     }
 
     fn visit(&mut self, exchange: &'a Exchange) {
+        if exchange.kind == ExchangeKind::Delayed
+            && !self.message.due
+            && delay::asks_for_delay(self.message.properties)
+        {
+            self.targets.extend(self.vhost.queue(&delay::queue_name(&exchange.name)).map(|queue| queue.id));
+            return;
+        }
         let before = (self.targets.len(), self.onward.len());
         if exchange.name.is_empty() {
             let queues = self.message.routing_keys.iter().filter_map(|key| self.vhost.queue(key));
@@ -109,13 +118,15 @@ impl<'a> Routing<'a, '_> {
             self.visit_source(exchange, source);
         }
         if before == (self.targets.len(), self.onward.len()) {
-            self.onward.extend(exchange.alternate());
+            self.onward.extend(self.vhost.alternate(exchange));
         }
     }
 
     fn visit_source(&mut self, exchange: &Exchange, source: &'a Source) {
-        let Envelope { routing_keys, properties, random } = *self.message;
-        match exchange.kind {
+        let Envelope { routing_keys, properties, random, .. } = *self.message;
+        match exchange.routing_kind() {
+            // It has another one.
+            ExchangeKind::Delayed => {}
             ExchangeKind::Direct => routing_keys.iter().for_each(|key| self.take(source.with_key(key))),
             ExchangeKind::Fanout => self.take(source.all()),
             ExchangeKind::Topic => {

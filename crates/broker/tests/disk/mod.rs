@@ -56,6 +56,7 @@ impl Pager {
                 let next = Place { offset: to as u64, sequence: sequence.max(extent.from.sequence) };
                 self.answers.push_back(Answer::Read { queue, token, runs, next });
             }
+            Order::Append { .. } => panic!("there are no streams here"),
             Order::Remove { queue, segment } => drop(self.segments.remove(&(queue, segment))),
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use amqp::frame::{self, Frame, Kind};
 use amqp::method::{Method, basic};
-use amqp::table::Table;
+use amqp::table::{Table, TableBuilder};
 use anyhow::{Context, Result};
 
 use super::link::{CHANNEL, Link};
@@ -25,6 +25,8 @@ pub(super) struct Consumer {
     pub(super) lane: Arc<Lane>,
     /// Acknowledge after so many; with none, the server forgets what it delivers.
     pub(super) ack_every: Option<u64>,
+    /// The queues are streams, to be read from the beginning.
+    pub(super) reads_stream: bool,
     /// From due to arrived, if that is asked.
     pub(super) delivery: Option<Latencies>,
     pub(super) verifier: Option<Verifier>,
@@ -72,6 +74,7 @@ impl Consumer {
 
     fn consume_all(&self) -> Vec<u8> {
         let mut out = Vec::new();
+        let first = TableBuilder::new().with("x-stream-offset", "first");
         for (number, queue) in &self.queues {
             let consume = basic::Consume {
                 queue,
@@ -80,7 +83,7 @@ impl Consumer {
                 no_ack: self.ack_every.is_none(),
                 exclusive: false,
                 nowait: true,
-                arguments: Table::EMPTY,
+                arguments: if self.reads_stream { first.as_table() } else { Table::EMPTY },
             };
             frame::method(&mut out, CHANNEL, &Method::BasicConsume(consume));
         }

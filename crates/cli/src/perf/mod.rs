@@ -76,6 +76,10 @@ pub(crate) struct Perf {
     #[arg(long)]
     persistent: bool,
 
+    /// The queues are streams, and each consumer reads all of its stream from the beginning; needs --ack
+    #[arg(long, requires = "ack", conflicts_with_all = ["verify", "fanout"])]
+    stream: bool,
+
     /// Check every body, the order, and that nothing is missing or comes twice; costs speed
     #[arg(long, conflicts_with_all = ["consume_only", "publish_only"])]
     verify: bool,
@@ -136,7 +140,9 @@ impl Perf {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let prefix = format!("leveret-perf-{}-{}", std::process::id(), now.as_millis());
         let queues = self.load.fanout.unwrap_or(self.queues);
-        Topology::new(&prefix, queues, self.load.fanout.is_some(), self.durable || self.persistent)
+        let durable = self.durable || self.persistent || self.stream;
+        let topology = Topology::new(&prefix, queues, self.load.fanout.is_some(), durable);
+        if self.stream { topology.of_streams() } else { topology }
     }
 
     fn measure(&self, uri: &Uri, topology: &Topology, control: &mut Link) -> Result<Report> {
@@ -151,7 +157,8 @@ impl Perf {
                 ..self.load.clone()
             };
             filling.drive(uri, topology)?;
-            let ready = topology.ready(control)?;
+            // Not everybody counts what is in a stream.
+            let ready = if self.stream { prefill.get() } else { topology.ready(control)? };
             ensure!(ready == prefill.get(), "{ready} messages are ready after filling, expected {prefill}");
         }
         let (measured, noted) = self.drive(uri, topology)?;
@@ -249,6 +256,7 @@ impl Perf {
             board: Arc::clone(board),
             lane: board.lane(usize::try_from(number).unwrap_or(usize::MAX)),
             ack_every: self.load.ack.map(u64::from),
+            reads_stream: self.stream,
             delivery: self.latencies(),
             verifier: self.verify.then(|| Verifier::new(stamp::filling(self.load.size))),
             progress: consumer::Progress::default(),
@@ -273,7 +281,8 @@ impl Perf {
         if self.verify {
             verify::check_all(topology, &published, &verifiers).context("--verify")?;
         }
-        let copies = u64::from(self.load.fanout.unwrap_or(1));
+        let copies = if self.stream { Some(self.load.consumers) } else { self.load.fanout };
+        let copies = u64::from(copies.unwrap_or(1));
         let whole = measured.whole_run;
         let is_told = self.drains() && !self.load.publish_only;
         Ok(Noted {

@@ -1,7 +1,7 @@
 //! The queues of a run: fresh ones, deleted after it.
 
 use amqp::method::{Method, basic, exchange, queue};
-use amqp::table::Table;
+use amqp::table::{Table, TableBuilder};
 use anyhow::Result;
 
 use super::link::Link;
@@ -14,6 +14,8 @@ pub(super) struct Topology {
     /// A fanout exchange to all of them; if there is none, the default exchange is published to.
     pub(super) fanout: Option<String>,
     pub(super) durable: bool,
+    /// The queues are streams.
+    streams: bool,
 }
 
 impl Topology {
@@ -23,7 +25,13 @@ impl Topology {
             queues: (0..queues).map(|number| format!("{prefix}-{number:04}")).collect(),
             fanout: fanout.then(|| prefix.to_owned()),
             durable,
+            streams: false,
         }
+    }
+
+    /// The same with streams for queues.
+    pub(super) fn of_streams(self) -> Topology {
+        Topology { streams: true, ..self }
     }
 
     /// The queue numbers that the worker of this number serves: each queue has one worker if there are at
@@ -106,6 +114,7 @@ impl Topology {
     }
 
     fn declare_queue(&self, link: &mut Link, queue: &str, passive: bool) -> Result<u32> {
+        let stream = TableBuilder::new().with("x-queue-type", "stream");
         let declare = queue::Declare {
             queue,
             passive,
@@ -113,7 +122,7 @@ impl Topology {
             exclusive: false,
             auto_delete: false,
             nowait: false,
-            arguments: Table::EMPTY,
+            arguments: if self.streams { stream.as_table() } else { Table::EMPTY },
         };
         link.call(&Method::QueueDeclare(declare), |it| match it {
             Method::QueueDeclareOk(ok) => Some(ok.message_count),

@@ -8,6 +8,7 @@
 
 mod broker;
 mod history;
+mod streams;
 mod traffic;
 
 use std::hash::{BuildHasher, Hasher};

@@ -21,6 +21,7 @@ use super::input::{READ_SIZE, STRANGER_READ_SIZE};
 use super::links::Links;
 use super::{Peer, Stream};
 use crate::alarm::Alarms;
+use crate::census::Place;
 use crate::output::Output;
 use crate::session::{Post, Session};
 use crate::shard::Mail;
@@ -67,6 +68,8 @@ pub(super) struct Client {
     links: Option<Links>,
     protocol: Connection,
     stage: Stage,
+    /// Where it is counted from connection.open on.
+    place: Option<Place>,
     blocked: Blocked,
     /// What waits for room at a shard. While anything does, nothing is read.
     posts: VecDeque<Post>,
@@ -96,6 +99,7 @@ impl Client {
             links: Some(links),
             protocol: Connection::new(offer),
             stage: Stage::Greeting(Greeting::new(id, peer.clone())),
+            place: None,
             blocked: Blocked::No,
             posts: VecDeque::new(),
             output: Output::default(),
@@ -221,8 +225,9 @@ impl Client {
             Ok(Next::Start(mechanisms)) => {
                 greeting::send_start(&mut self.protocol, &mut self.output.bytes, &self.shared, mechanisms);
             }
-            Ok(Next::Open(vhost)) => self.open(vhost),
-            Ok(Next::Opened(channel)) => self.protocol.accept_channel(&mut self.output.bytes, channel),
+            Ok(Next::Open(vhost, place)) => self.open(vhost, place),
+            Ok(Next::Opened(channel)) => self.open_channel(channel),
+            Ok(Next::Left(channel)) => self.close_place(channel),
             Ok(Next::Over) => self.leave(Stage::Ending),
             Err(Refusal::Protocol(failure)) => {
                 self.log_refusal(failure.channel, &failure.error);
@@ -233,14 +238,29 @@ impl Client {
         }
     }
 
-    fn open(&mut self, vhost: Arc<str>) {
+    fn open(&mut self, vhost: Arc<str>, place: Place) {
         let Stage::Greeting(greeting) = &self.stage else {
             return;
         };
         let session = greeting.session(vhost, &self.protocol, self.topology.clone(), &self.shared);
         self.protocol.accept_open(&mut self.output.bytes);
         self.stage = Stage::Open(Box::new(session));
+        self.place = Some(place);
         self.deadline = Instant::now() + self.tick_length();
+    }
+
+    fn open_channel(&mut self, channel: u16) {
+        let Some(place) = &mut self.place else { return };
+        match place.open_channel(&self.topology, channel) {
+            Ok(()) => self.protocol.accept_channel(&mut self.output.bytes, channel),
+            Err(error) => self.refuse(channel, &Error::new(error.amqp_code(), error.text)),
+        }
+    }
+
+    fn close_place(&mut self, channel: u16) {
+        if let Some(place) = &mut self.place {
+            place.close_channel(channel);
+        }
     }
 
     /// Closes a channel, or the connection when the error is a hard one.
@@ -259,6 +279,7 @@ impl Client {
             self.leave(Stage::Ending);
         } else if let Stage::Open(session) = &mut self.stage {
             session.channel_closed(channel);
+            self.close_place(channel);
         }
     }
 
@@ -270,6 +291,7 @@ impl Client {
     fn leave(&mut self, stage: Stage) {
         self.pass_on();
         self.stage = stage;
+        self.place = None;
         self.deadline = Instant::now() + CLOSE_TIMEOUT;
         if self.posts.is_empty() {
             self.links = None;
@@ -486,7 +508,10 @@ fn handle_open(session: &mut Session, event: &Event<'_>, out: &mut Vec<u8>) -> R
             session.channel_opened(*channel);
             return Ok(Next::Opened(*channel));
         }
-        Event::ChannelClosed { channel } => session.channel_closed(*channel),
+        Event::ChannelClosed { channel } => {
+            session.channel_closed(*channel);
+            return Ok(Next::Left(*channel));
+        }
         Event::Closed => return Ok(Next::Over),
         _ => {}
     }

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::Peer;
 use super::links::Links;
 use crate::auth::Verdict;
+use crate::census::Place;
 use crate::session::{Identity, Session};
 use crate::shard::Mail;
 use crate::{Shared, boot, escape, random};
@@ -49,9 +50,11 @@ pub(super) enum Next {
     /// `connection.start` with these mechanisms.
     Start(&'static str),
     /// `connection.open-ok`; the session can begin.
-    Open(Arc<str>),
-    /// `channel.open-ok`.
+    Open(Arc<str>, Place),
+    /// `channel.open-ok`, if there may be one more.
     Opened(u16),
+    /// Nothing: the client has closed this channel.
+    Left(u16),
     /// Nothing: the client has closed the connection.
     Over,
 }
@@ -85,7 +88,9 @@ impl Greeting {
                     |error: broker::error::Error| Error::new(error.amqp_code(), error.text).at(OPEN);
                 topology.find_vhost(vhost).map_err(refused)?;
                 topology.access().may_enter(&self.user, vhost).map_err(refused)?;
-                Ok(Next::Open(Arc::from(*vhost)))
+                let vhost = Arc::from(*vhost);
+                let place = shared.census.enter(topology, &self.user, &vhost).map_err(refused)?;
+                Ok(Next::Open(vhost, place))
             }
             _ => Ok(Next::Wait),
         }

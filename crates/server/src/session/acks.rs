@@ -31,11 +31,32 @@ impl Session {
     }
 
     pub(super) fn nack(&mut self, number: u16, nack: basic::Nack) -> Outcome {
+        self.refuse_for_streams(number, nack.delivery_tag, nack.multiple)?;
         self.settle(number, nack.delivery_tag, nack.multiple, Settlement::of(nack.requeue))
     }
 
     pub(super) fn reject(&mut self, number: u16, reject: basic::Reject) -> Outcome {
+        self.refuse_for_streams(number, reject.delivery_tag, false)?;
         self.settle(number, reject.delivery_tag, false, Settlement::of(reject.requeue))
+    }
+
+    /// A message of a stream is acknowledged and nothing else. That of a consumer which is gone may be given back, as
+    /// pika does with what it has not looked at.
+    fn refuse_for_streams(&mut self, number: u16, tag: u64, multiple: bool) -> Outcome {
+        let unacked = &self.channel(number)?.unacked;
+        let last = if multiple && tag == 0 { u64::MAX } else { tag };
+        let of_stream = |message: &Unacked| message.reader.map(|reader| (reader, message.queue));
+        let found = if multiple {
+            unacked.iter().take_while(|(first, _)| *first <= last).find_map(|(_, message)| of_stream(message))
+        } else {
+            unacked.get(tag).and_then(|(_, message)| of_stream(message))
+        };
+        let Some((_, queue)) = found.filter(|(reader, _)| self.consumers.contains_key(reader)) else {
+            return Ok(());
+        };
+        let label = self.topology.queue_by_id(queue).map(|queue| queue.label()).unwrap_or_default();
+        let what = format!("basic.nack and basic.reject not supported by stream queues {label}");
+        Err(Error::not_implemented(what))
     }
 
     /// Gives back all that the channel holds.
@@ -59,6 +80,10 @@ impl Session {
         for message in messages {
             if message.consumed {
                 consumed += message.count();
+            }
+            if let Some(reader) = message.reader {
+                self.outgoing.credit(message.queue, reader, message.span);
+                continue;
             }
             match settlement {
                 Settlement::Done => self.outgoing.settle(message.queue, message.span),

@@ -23,6 +23,8 @@ pub(super) struct Unacked {
     pub(super) span: Span,
     /// A consumer got them, so they count in the channel's window.
     pub(super) consumed: bool,
+    /// The number of the consumer that reads a stream: it settles by itself, and others hold the same messages.
+    pub(super) reader: Option<u32>,
 }
 
 impl Stretch for Unacked {
@@ -67,6 +69,8 @@ pub(super) struct Consumer {
     pub(super) tag: Arc<str>,
     pub(super) queue: QueueId,
     pub(super) no_ack: bool,
+    /// It reads a stream.
+    pub(super) reads: bool,
 }
 
 impl Channel {

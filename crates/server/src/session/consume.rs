@@ -7,17 +7,18 @@ use amqp::error::Error;
 use amqp::frame;
 use amqp::method::{Method, basic};
 use amqp::properties::Properties;
-use amqp::table::TableBuilder;
 use broker::access::{Operation, Resource};
 use broker::id::QueueId;
 use broker::message::Message;
 use broker::queue::Subscription;
 use broker::record::Span;
 use broker::shard::{Command, Delivery, Request};
+use broker::stream::Reading;
+use broker::topology::Queue;
 
 use super::answers::Awaited;
 use super::channel::{Consumer, Unacked};
-use super::{CONSUMERS_MAX, Outcome, Session, reply, reply_to};
+use super::{CONSUMERS_MAX, Outcome, Session, refused, reply, reply_to};
 use crate::output::{Output, REFERENCED_FROM};
 use crate::random;
 
@@ -37,8 +38,11 @@ impl Session {
         }
         let queue = self.queue_named(number, consume.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
+        if queue.is_stream() {
+            return self.read_stream(number, consume, &tag, &queue);
+        }
         let priority = priority(consume)?;
-        let own_timeout = timeout(consume)?.or(queue.settings().consumer_timeout_ms);
+        let own_timeout = timeout(consume)?.or(self.topology.settings(&queue).consumer_timeout_ms);
         let timeout_ms = own_timeout.or(self.identity.consumer_timeout_ms);
         let subscription = self.subscribe(number, consume, &tag, queue.id, priority)?;
         let subscription = Subscription { timeout_ms, ..subscription };
@@ -48,6 +52,28 @@ impl Session {
             queue.id,
             Request::Consume(queue.id, subscription),
             Awaited::Consume { channel: number, consumer, nowait },
+        );
+        Ok(())
+    }
+
+    /// Consumes from a stream.
+    fn read_stream(
+        &mut self,
+        number: u16,
+        consume: &basic::Consume<'_>,
+        tag: &Arc<str>,
+        queue: &Queue,
+    ) -> Outcome {
+        let reading = Reading::of(consume.arguments, &queue.label(), tag).map_err(|error| refused(&error))?;
+        let subscription = self.subscribe(number, consume, tag, queue.id, 0)?;
+        let consumer = subscription.consumer;
+        if let Some(known) = self.consumers.get_mut(&consumer) {
+            known.reads = true;
+        }
+        self.ask(
+            queue.id,
+            Request::Read(queue.id, subscription, Box::new(reading)),
+            Awaited::Consume { channel: number, consumer, nowait: consume.nowait },
         );
         Ok(())
     }
@@ -104,7 +130,8 @@ impl Session {
             timeout_ms: None,
             window: channel.window.clone(),
         };
-        let known = Consumer { channel: number, tag: Arc::clone(tag), queue, no_ack: consume.no_ack };
+        let (tag, no_ack) = (Arc::clone(tag), consume.no_ack);
+        let known = Consumer { channel: number, tag, queue, no_ack, reads: false };
         self.consumers.insert(consumer, known);
         Ok(subscription)
     }
@@ -193,27 +220,33 @@ impl Session {
         };
         let Delivery { queue, first, redelivered, returns, messages, .. } = delivery;
         let first_tag = channel.next_delivery_tag(messages.count());
-        for (message, delivery_tag) in messages.iter().zip(first_tag..) {
+        let mut properties = Vec::new();
+        for ((message, delivery_tag), offset) in messages.iter().zip(first_tag..).zip(*first..) {
+            let mut content = content(message);
+            if consumer.reads {
+                put_offset(&mut properties, content.properties, offset);
+                content.properties = &properties;
+            } else if *returns > 0 {
+                put_delivery_count(&mut properties, content.properties, *returns);
+                content.properties = &properties;
+            }
             let method =
                 content::Deliver { consumer_tag: &consumer.tag, delivery_tag, redelivered: *redelivered };
             let (body, frame_max) = (message.body(), self.identity.frame_max);
-            if *returns > 0 {
-                let properties = with_delivery_count(message, *returns);
-                let content = content::Message { properties: &properties, ..content(message) };
-                content::deliver(&mut out.bytes, consumer.channel, method, content, frame_max);
-                continue;
-            }
             if body.len() < REFERENCED_FROM || !content::fits_one_frame(body.len(), frame_max) {
-                content::deliver(&mut out.bytes, consumer.channel, method, content(message), frame_max);
+                content::deliver(&mut out.bytes, consumer.channel, method, content, frame_max);
             } else {
-                content::deliver_head(&mut out.bytes, consumer.channel, method, content(message), frame_max);
+                content::deliver_head(&mut out.bytes, consumer.channel, method, content, frame_max);
                 out.refer(messages.share(body));
                 out.bytes.push(frame::END);
             }
         }
         if !consumer.no_ack {
             let span = Span { first: *first, count: messages.count() };
-            channel.unacked.insert(first_tag, Unacked { queue: *queue, span, consumed: true });
+            let reader = consumer.reads.then_some(delivery.consumer);
+            channel
+                .unacked
+                .insert(first_tag, Unacked { queue: *queue, span, consumed: !consumer.reads, reader });
         }
     }
 
@@ -236,13 +269,17 @@ impl Session {
         let message_count = u32::try_from(left).unwrap_or(u32::MAX);
         let method = content::GetOk { delivery_tag, redelivered: delivery.redelivered, message_count };
         let message = delivery.messages.first();
-        let counted = (delivery.returns > 0).then(|| with_delivery_count(message, delivery.returns));
-        let properties = counted.as_deref().unwrap_or(message.properties());
-        let content = content::Message { properties, ..content(message) };
+        let mut counted = Vec::new();
+        let mut content = content(message);
+        if delivery.returns > 0 {
+            put_delivery_count(&mut counted, content.properties, delivery.returns);
+            content.properties = &counted;
+        }
         content::get_ok(out, number, method, content, self.identity.frame_max);
         if !no_ack {
             let span = Span::one(delivery.first);
-            channel.unacked.insert(delivery_tag, Unacked { queue: delivery.queue, span, consumed: false });
+            let unacked = Unacked { queue: delivery.queue, span, consumed: false, reader: None };
+            channel.unacked.insert(delivery_tag, unacked);
         }
     }
 }
@@ -260,20 +297,10 @@ fn content(message: Message<'_>) -> content::Message<'_> {
 }
 
 /// The properties of a message that came back, with the header that says how often.
-fn with_delivery_count(message: Message<'_>, returns: u16) -> Vec<u8> {
-    let mut out = Vec::new();
-    let Ok(properties) = Properties::new(message.properties()) else {
-        return message.properties().to_vec();
-    };
-    let mut headers = TableBuilder::new();
-    for (key, value) in properties.headers().iter().flat_map(|headers| headers.iter()) {
-        if key != DELIVERY_COUNT {
-            headers.insert(key, value);
-        }
-    }
-    headers.insert(DELIVERY_COUNT, i64::from(returns));
-    properties.with_headers(headers.as_table(), &mut out);
-    out
+fn put_delivery_count(out: &mut Vec<u8>, properties: &[u8], returns: u16) {
+    out.clear();
+    let properties = Properties::new(properties).unwrap_or(Properties::EMPTY);
+    properties.with_long_header(DELIVERY_COUNT, returns.into(), out);
 }
 
 /// The argument `x-consumer-timeout`, milliseconds.
@@ -284,6 +311,13 @@ fn timeout(consume: &basic::Consume<'_>) -> Result<Option<u64>, Error> {
     let timeout = value.as_int().and_then(|timeout| u64::try_from(timeout).ok());
     let wrong = || Error::precondition_failed("invalid arg 'x-consumer-timeout': milliseconds were expected");
     timeout.map(Some).ok_or_else(wrong)
+}
+
+/// The properties of a message of a stream, as its readers see them: with its offset.
+fn put_offset(out: &mut Vec<u8>, properties: &[u8], offset: u64) {
+    out.clear();
+    let properties = Properties::new(properties).unwrap_or(Properties::EMPTY);
+    properties.with_long_header("x-stream-offset", i64::try_from(offset).unwrap_or(i64::MAX), out);
 }
 
 /// The argument `x-priority`.

@@ -299,7 +299,7 @@ impl Session {
 
     /// Whether this user may use a key of an exchange, which matters for topic exchanges only.
     fn authorize_key(&self, operation: Operation, exchange: &Exchange, key: &str) -> Outcome {
-        if exchange.kind != ExchangeKind::Topic {
+        if exchange.routing_kind() != ExchangeKind::Topic {
             return Ok(());
         }
         let (Identity { user, vhost, .. }, access) = (&self.identity, self.topology.access());

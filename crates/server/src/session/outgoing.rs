@@ -48,6 +48,7 @@ struct Parcel {
     batch: Batch,
     bytes: usize,
     settle: Vec<(QueueId, Span)>,
+    credit: Vec<(QueueId, u32, Span)>,
     requeue: Vec<(QueueId, Span)>,
     reject: Vec<(QueueId, Span)>,
     /// Bytes of deliveries written to the client and not reported.
@@ -136,6 +137,17 @@ impl Outgoing {
         add(&mut self.parcel_of(queue).reject, queue, span);
     }
 
+    /// A reader of a stream is done with messages.
+    pub(super) fn credit(&mut self, queue: QueueId, reader: u32, span: Span) {
+        let credit = &mut self.parcel_of(queue).credit;
+        let touches = |(last, of, before): &mut (QueueId, u32, Span)| {
+            (*last, *of) == (queue, reader) && before.join(span)
+        };
+        if !credit.last_mut().is_some_and(touches) {
+            credit.push((queue, reader, span));
+        }
+    }
+
     pub(super) fn requeue(&mut self, queue: QueueId, span: Span) {
         add(&mut self.parcel_of(queue).requeue, queue, span);
     }
@@ -191,6 +203,10 @@ impl Outgoing {
             if !parcel.settle.is_empty() {
                 let settle = std::mem::take(&mut parcel.settle);
                 self.posts.push(Post { shard, command: Command::Settle(settle), bytes: 0 });
+            }
+            if !parcel.credit.is_empty() {
+                let credit = std::mem::take(&mut parcel.credit);
+                self.posts.push(Post { shard, command: Command::Credit(credit), bytes: 0 });
             }
             if !parcel.requeue.is_empty() {
                 let requeue = std::mem::take(&mut parcel.requeue);

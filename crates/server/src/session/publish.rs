@@ -192,13 +192,15 @@ impl Session {
         for key in &routing_keys {
             self.authorize_key(Operation::Write, &found, key)?;
         }
-        let message = Envelope { routing_keys: &routing_keys, properties, random: self.random.next() };
+        let message =
+            Envelope { routing_keys: &routing_keys, properties, random: self.random.next(), due: false };
         let mut queues = Vec::new();
         self.topology.route(vhost, exchange, &message, &mut queues).map_err(|error| refused(&error))?;
         let by_more = self.topology.routes_by_more_than_key(vhost, exchange);
         let route = self.routes.to(self.topology.version(), &queues, || {
-            let refuses =
-                |id| self.topology.queue_by_id(id).is_some_and(|queue| queue.settings().may_refuse());
+            let refuses = |id| {
+                self.topology.queue_by_id(id).is_some_and(|queue| self.topology.settings(queue).may_refuse())
+            };
             self.outgoing.route(&queues, queues.iter().any(|id| refuses(*id)))
         });
         if !by_more && copies.is_empty() {

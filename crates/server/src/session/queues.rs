@@ -149,7 +149,12 @@ impl Session {
             let delete_ok = Method::QueueDeleteOk(queue::DeleteOk { message_count: 0 });
             return if nowait { Ok(()) } else { reply(out, number, &delete_ok) };
         }
-        let queue = self.find_queue(&name)?.id;
+        let queue = self.find_queue(&name)?;
+        if let Some(exchange) = queue.delays_for() {
+            let text = format!("queue '{name}' goes with its exchange '{exchange}'");
+            return Err(Error::access_refused(text));
+        }
+        let queue = queue.id;
         let request = Request::Delete { queue, if_unused: delete.if_unused, if_empty: delete.if_empty };
         self.ask(queue, request, Awaited::DeleteAtShard { channel: number, queue, nowait });
         Ok(())

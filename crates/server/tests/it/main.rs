@@ -9,6 +9,7 @@ mod broker;
 mod channels;
 mod client;
 mod consumers;
+mod definitions;
 mod garbage;
 mod handshake;
 mod heard;

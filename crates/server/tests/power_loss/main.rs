@@ -10,6 +10,7 @@
 mod clients;
 mod meta;
 mod oracle;
+mod streams;
 mod world;
 
 use std::ops::Range;
@@ -156,5 +157,48 @@ fn power_loss_without_syncing_loses_topology() {
     };
     let losing = for_each_seed(0..100, loses).into_iter().filter(|loses| *loses).count();
     println!("power loss without syncing, topology: seeds 100, losing {losing}");
+    assert!(losing > 50, "only {losing} of 100 seeds lost anything");
+}
+
+#[test]
+fn power_loss_keeps_streams_as_they_were_confirmed_and_trimmed() {
+    let run = |seed| {
+        let mut world = streams::World::new(seed, SimDisk::new(), true);
+        for life in 0..LIVES {
+            world.live();
+            assert_eq!((world.counts.lost, world.counts.resurrected), (0, 0), "after life {life}");
+        }
+        world.counts
+    };
+    let seeds = seeds();
+    let mut sum = streams::Counts::default();
+    for_each_seed(seeds.clone(), run).iter().for_each(|counts| sum.add(counts));
+    println!("power loss, streams: seeds {seeds:?}, {sum:?}");
+    for happened in [
+        sum.confirmed,
+        sum.delivered,
+        sum.appended,
+        sum.windows,
+        sum.trimmed,
+        sum.removed,
+        sum.shortened,
+        sum.tracked,
+        sum.recovered,
+    ] {
+        assert!(happened > 0 || seeds.end - seeds.start < 50, "void: {sum:?}");
+    }
+}
+
+#[test]
+fn power_loss_without_syncing_loses_messages_of_streams() {
+    let loses = |seed| {
+        let mut world = streams::World::new(seed, SimDisk::without_sync(), false);
+        (0..LIVES).any(|_| {
+            world.live();
+            world.counts.lost + world.counts.resurrected > 0
+        })
+    };
+    let losing = for_each_seed(0..100, loses).into_iter().filter(|loses| *loses).count();
+    println!("power loss without syncing, streams: seeds 100, losing {losing}");
     assert!(losing > 50, "only {losing} of 100 seeds lost anything");
 }

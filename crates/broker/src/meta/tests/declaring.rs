@@ -171,6 +171,55 @@ fn an_exclusive_queue_is_for_its_connection_and_goes_with_it() {
 }
 
 #[test]
+fn arguments_of_streams() {
+    let wishes: Vec<(&str, Value<'_>)> = vec![
+        ("x-max-age", "1h".into()),
+        ("x-max-age", "1x".into()),
+        ("x-max-age", 5i32.into()),
+        ("x-max-length-bytes", 5i32.into()),
+        ("x-max-length", 5i32.into()),
+        ("x-stream-max-segment-size-bytes", 3_000_000_000i64.into()),
+        ("x-stream-max-segment-size-bytes", 3_000_000_001i64.into()),
+        ("x-stream-max-segment-size-bytes", (-1i32).into()),
+        ("x-stream-filter-size-bytes", 15i32.into()),
+        ("x-stream-filter-size-bytes", 16i32.into()),
+        ("x-stream-filter-size-bytes", 255i32.into()),
+        ("x-stream-filter-size-bytes", 256i32.into()),
+        ("x-stream-filter-size-bytes", "16".into()),
+        ("x-initial-cluster-size", 1i32.into()),
+        ("x-queue-leader-locator", "client-local".into()),
+        ("x-message-ttl", 1i32.into()),
+        ("x-overflow", "drop-head".into()),
+        ("x-single-active-consumer", true.into()),
+    ];
+    let mut story = Story::default();
+    for (key, value) in wishes {
+        let arguments = arguments(|table| table.with("x-queue-type", "stream").with(key, value));
+        declare_and_forget(&mut story, &DeclareQueue { arguments, durable: true, ..queue("q") });
+    }
+    story.ends(&expect![[r#"
+        {"x-max-age": longstr 1h, "x-queue-type": longstr stream}: ok
+        {"x-max-age": longstr 1x, "x-queue-type": longstr stream}: 406 invalid arg 'x-max-age' for queue 'q' in vhost '/': invalid_max_age
+        {"x-max-age": signedint 5, "x-queue-type": longstr stream}: 406 invalid arg 'x-max-age' for queue 'q' in vhost '/': {unacceptable_type,signedint}
+        {"x-max-length-bytes": signedint 5, "x-queue-type": longstr stream}: ok
+        {"x-max-length": signedint 5, "x-queue-type": longstr stream}: ok
+        {"x-queue-type": longstr stream, "x-stream-max-segment-size-bytes": long 3000000000}: ok
+        {"x-queue-type": longstr stream, "x-stream-max-segment-size-bytes": long 3000000001}: 406 invalid arg 'x-stream-max-segment-size-bytes' for queue 'q' in vhost '/': {value_too_large,3000000001}
+        {"x-queue-type": longstr stream, "x-stream-max-segment-size-bytes": signedint -1}: 406 invalid arg 'x-stream-max-segment-size-bytes' for queue 'q' in vhost '/': {value_negative,-1}
+        {"x-queue-type": longstr stream, "x-stream-filter-size-bytes": signedint 15}: 406 invalid arg 'x-stream-filter-size-bytes' for queue 'q' in vhost '/': "expected 16 to 255, got 15"
+        {"x-queue-type": longstr stream, "x-stream-filter-size-bytes": signedint 16}: ok
+        {"x-queue-type": longstr stream, "x-stream-filter-size-bytes": signedint 255}: ok
+        {"x-queue-type": longstr stream, "x-stream-filter-size-bytes": signedint 256}: 406 invalid arg 'x-stream-filter-size-bytes' for queue 'q' in vhost '/': "expected 16 to 255, got 256"
+        {"x-queue-type": longstr stream, "x-stream-filter-size-bytes": longstr 16}: 406 invalid arg 'x-stream-filter-size-bytes' for queue 'q' in vhost '/': "expected integer, got longstr"
+        {"x-initial-cluster-size": signedint 1, "x-queue-type": longstr stream}: ok
+        {"x-queue-leader-locator": longstr client-local, "x-queue-type": longstr stream}: ok
+        {"x-message-ttl": signedint 1, "x-queue-type": longstr stream}: 406 invalid arg 'x-message-ttl' for queue 'q' in vhost '/' of queue type rabbit_stream_queue
+        {"x-overflow": longstr drop-head, "x-queue-type": longstr stream}: 406 invalid arg 'x-overflow' for queue 'q' in vhost '/' of queue type rabbit_stream_queue
+        {"x-queue-type": longstr stream, "x-single-active-consumer": bool true}: 406 invalid arg 'x-single-active-consumer' for queue 'q' in vhost '/' of queue type rabbit_stream_queue
+    "#]]);
+}
+
+#[test]
 fn arguments_of_queues() {
     let classic: Vec<(&str, Value<'_>)> = vec![
         ("x-message-ttl", 0i32.into()),
@@ -242,7 +291,7 @@ fn arguments_of_queues() {
         {"x-single-active-consumer": signedint 1}: 406 invalid arg 'x-single-active-consumer' for queue 'q' in vhost '/': {unacceptable_type,signedint}
         {"x-queue-type": longstr x}: 406 invalid arg 'x-queue-type' for queue 'q' in vhost '/': "unsupported queue type 'x'"
         {"x-queue-type": signedint 1}: 406 invalid arg 'x-queue-type' for queue 'q' in vhost '/': {unacceptable_type,signedint}
-        {"x-queue-type": longstr stream}: 540 queue type 'stream' of queue 'q' in vhost '/' is not implemented yet
+        {"x-queue-type": longstr stream}: 406 invalid property 'non-durable' for queue 'q' in vhost '/'
         {"x-delivery-limit": signedint 5}: 406 invalid arg 'x-delivery-limit' for queue 'q' in vhost '/' of queue type rabbit_classic_queue
         {"x-queue-leader-locator": longstr balanced}: ok
         {"x-max-age": longstr 1Y}: 406 invalid arg 'x-max-age' for queue 'q' in vhost '/' of queue type rabbit_classic_queue
@@ -287,4 +336,39 @@ fn quorum_queues_are_durable_shared_and_named() {
         406 inequivalent arg 'x-queue-type' for queue 'q' in vhost '/': received none but current is the value 'quorum' of type 'longstr'
     "#]],
     );
+}
+
+#[test]
+fn arguments_about_time_that_consumers_have() {
+    let mut story = Story::default();
+    for (key, value) in [
+        ("x-consumer-timeout", Value::from(0i32)),
+        ("x-consumer-timeout", 1i32.into()),
+        ("x-delayed-retry-type", "failed".into()),
+        ("x-delayed-retry-type", "x".into()),
+        ("x-delayed-retry-min", (-1i32).into()),
+        ("x-delayed-retry-max", 1i32.into()),
+        ("x-delayed-retry-backoff", "x".into()),
+        ("x-delayed-retry-backoff", "linear".into()),
+        ("x-delayed-retry-jitter", 100i32.into()),
+        ("x-delayed-retry-jitter", 101i32.into()),
+    ] {
+        let arguments = arguments(|table| table.with("x-queue-type", "quorum").with(key, value));
+        declare_and_forget(&mut story, &DeclareQueue { arguments, durable: true, ..queue("q") });
+    }
+    let arguments = arguments(|table| table.with("x-delayed-retry-type", "failed"));
+    declare_and_forget(&mut story, &DeclareQueue { arguments, ..queue("q") });
+    story.ends(&expect![[r#"
+        {"x-consumer-timeout": signedint 0, "x-queue-type": longstr quorum}: 406 invalid arg 'x-consumer-timeout' for queue 'q' in vhost '/': {value_zero,0}
+        {"x-consumer-timeout": signedint 1, "x-queue-type": longstr quorum}: ok
+        {"x-delayed-retry-type": longstr failed, "x-queue-type": longstr quorum}: ok
+        {"x-delayed-retry-type": longstr x, "x-queue-type": longstr quorum}: 406 invalid arg 'x-delayed-retry-type' for queue 'q' in vhost '/': invalid_delayed_retry_type
+        {"x-delayed-retry-min": signedint -1, "x-queue-type": longstr quorum}: 406 invalid arg 'x-delayed-retry-min' for queue 'q' in vhost '/': {value_negative,-1}
+        {"x-delayed-retry-max": signedint 1, "x-queue-type": longstr quorum}: ok
+        {"x-delayed-retry-backoff": longstr x, "x-queue-type": longstr quorum}: 406 invalid arg 'x-delayed-retry-backoff' for queue 'q' in vhost '/': invalid_delayed_retry_backoff
+        {"x-delayed-retry-backoff": longstr linear, "x-queue-type": longstr quorum}: ok
+        {"x-delayed-retry-jitter": signedint 100, "x-queue-type": longstr quorum}: ok
+        {"x-delayed-retry-jitter": signedint 101, "x-queue-type": longstr quorum}: 406 invalid arg 'x-delayed-retry-jitter' for queue 'q' in vhost '/': {max_value_exceeded,101}
+        {"x-delayed-retry-type": longstr failed}: 406 invalid arg 'x-delayed-retry-type' for queue 'q' in vhost '/' of queue type rabbit_classic_queue
+    "#]]);
 }

@@ -30,6 +30,18 @@ fn samples() -> Vec<Record> {
     let to_exchange =
         Binding { arguments: arguments(), ..binding("x", "k", Destination::Exchange("y".into())) };
     let user = User { name: name(), password: PasswordHash::dummy(), tags: vec!["administrator".into()] };
+    let policy = Policy {
+        name: name(),
+        pattern: "^a".into(),
+        apply_to: ApplyTo::QuorumQueues,
+        priority: -1,
+        definition: arguments(),
+    };
+    let metadata = Metadata {
+        description: "d".into(),
+        tags: vec!["t".into()],
+        default_queue_type: Some("quorum".into()),
+    };
     vec![
         Record::QueueIdsReserved { below: 4096 },
         Record::VhostAdded { name: name() },
@@ -49,6 +61,17 @@ fn samples() -> Vec<Record> {
             vhost: vhost(),
             exchange: "x".into(),
             permissions: TopicPermissions { write: "^a".into(), read: "".into() },
+        },
+        Record::PolicyPut { vhost: vhost(), tier: Tier::Operator, policy: Arc::new(policy) },
+        Record::PolicyDeleted { vhost: vhost(), tier: Tier::User, name: name() },
+        Record::VhostMetadataSet { vhost: vhost(), metadata: Arc::new(metadata) },
+        Record::VhostLimitsSet {
+            vhost: vhost(),
+            limits: VhostLimits { connections_max: Some(9), queues_max: None },
+        },
+        Record::UserLimitsSet {
+            user: name(),
+            limits: UserLimits { connections_max: None, channels_max: Some(0) },
         },
     ]
 }

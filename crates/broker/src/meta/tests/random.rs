@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::topology::Vhost;
+use crate::topology::{Settings, Vhost};
 
 /// Numbers below this mean one of the open queues; itself, it is an id like any other.
 const AIMED: u64 = 20;
@@ -107,6 +107,47 @@ fn access() -> impl Strategy<Value = Change> {
     })
 }
 
+fn about() -> impl Strategy<Value = Change> {
+    (0..4, vhost(), "[uw]", proptest::option::of(1..9u64)).prop_map(|(what, vhost, user, max)| match what {
+        0 => Change::SetVhostLimits { vhost, limits: VhostLimits { connections_max: None, queues_max: max } },
+        1 => Change::SetUserLimits {
+            user: user.into(),
+            limits: UserLimits { connections_max: max, channels_max: max },
+        },
+        _ => Change::SetVhostMetadata {
+            vhost,
+            metadata: Metadata {
+                default_queue_type: max.map(|max| ["quorum", "classic"][(max % 2) as usize].into()),
+                ..Metadata::default()
+            },
+        },
+    })
+}
+
+fn definition() -> impl Strategy<Value = Arguments> {
+    let ttl = |ttl: i64| TableBuilder::new().with("message-ttl", ttl);
+    let alternate = TableBuilder::new().with("alternate-exchange", "b");
+    let dead_letters = TableBuilder::new().with("dead-letter-exchange", "a").with("delivery-limit", 3i64);
+    let table = prop_oneof![(1..3i64).prop_map(ttl), Just(alternate), Just(dead_letters)];
+    table.prop_map(|table| table.as_table().into())
+}
+
+fn policy() -> impl Strategy<Value = Change> {
+    let tier = prop_oneof![3 => Just(Tier::User), 1 => Just(Tier::Operator)];
+    let apply_to = prop_oneof![Just(ApplyTo::All), Just(ApplyTo::Queues), Just(ApplyTo::Exchanges)];
+    let put = (vhost(), tier.clone(), "[pq]", "a|b|", apply_to, 0..3i64, definition()).prop_map(
+        |(vhost, tier, name, pattern, apply_to, priority, definition)| {
+            let name = name.into();
+            let policy = Policy { name, pattern, apply_to, priority, definition };
+            Change::PutPolicy { vhost, tier, policy }
+        },
+    );
+    let delete = (vhost(), tier, "[pq]");
+    let delete =
+        delete.prop_map(|(vhost, tier, name)| Change::DeletePolicy { vhost, tier, name: name.into() });
+    prop_oneof![3 => put, 1 => delete]
+}
+
 fn change() -> impl Strategy<Value = Change> {
     let delete_exchange = (vhost(), name(), any::<bool>())
         .prop_map(|(vhost, name, if_unused)| Change::DeleteExchange { vhost, name, if_unused });
@@ -123,6 +164,8 @@ fn change() -> impl Strategy<Value = Change> {
         1 => vhost().prop_map(|name| Change::AddVhost { name }),
         1 => vhost().prop_map(|name| if &*name == "/" { Change::AddVhost { name } } else { Change::DeleteVhost { name } }),
         2 => access(),
+        3 => policy(),
+        1 => about(),
     ]
 }
 
@@ -132,7 +175,7 @@ struct Broker {
     meta: Meta,
     log: Vec<Vec<u8>>,
     ids: BTreeSet<QueueId>,
-    open: BTreeSet<QueueId>,
+    open: BTreeMap<QueueId, Settings>,
 }
 
 impl Broker {
@@ -146,6 +189,7 @@ impl Broker {
         for record in &decision.records {
             let version = self.meta.topology().version();
             let effects = self.meta.apply(record);
+            self.check_announced(&effects);
             let reserves = matches!(record, Record::QueueIdsReserved { .. });
             assert!(reserves || self.meta.topology().version() > version, "{record:?} changes something");
             effects.into_iter().for_each(|effect| self.perform(effect));
@@ -166,26 +210,45 @@ impl Broker {
         match change {
             Change::DeleteQueue { id: QueueId(number @ 0..AIMED) } if !self.open.is_empty() => {
                 let nth = usize::try_from(number).unwrap() % self.open.len();
-                Change::DeleteQueue { id: *self.open.iter().nth(nth).unwrap() }
+                Change::DeleteQueue { id: *self.open.keys().nth(nth).unwrap() }
             }
             change => change,
         }
+    }
+
+    /// Exactly the queues are announced whose settings are others than their shards have.
+    fn check_announced(&self, effects: &[Effect]) {
+        let topology = self.meta.topology();
+        let differs = |queue: &&Arc<Queue>| {
+            self.open.get(&queue.id).is_some_and(|settings| *settings != topology.settings(queue))
+        };
+        let announced = effects.iter().filter_map(|effect| match effect {
+            Effect::QueueChanged(queue) => Some(queue.id),
+            _ => None,
+        });
+        let changed = topology.queues().filter(differs).map(|queue| queue.id);
+        assert_eq!(changed.collect::<BTreeSet<_>>(), announced.collect());
     }
 
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::QueueOpened(queue) => {
                 assert!(self.ids.insert(queue.id), "ids are not used twice");
-                self.open.insert(queue.id);
+                self.open.insert(queue.id, self.meta.topology().settings(&queue));
             }
-            Effect::QueueDropped(queue) => assert!(self.open.remove(&queue.id), "what is dropped was open"),
+            Effect::QueueChanged(queue) => {
+                let settings = self.meta.topology().settings(&queue);
+                assert!(self.open.insert(queue.id, settings).is_some(), "what changes was open");
+            }
+            Effect::QueueDropped(queue) => {
+                assert!(self.open.remove(&queue.id).is_some(), "what is dropped was open");
+            }
             Effect::VhostDropped(_) | Effect::AccessChanged(_) => {}
         }
     }
 
     fn check_open(&self) {
-        let known: BTreeSet<_> = self.meta.topology().queues().map(|queue| queue.id).collect();
-        assert_eq!(known, self.open, "shards have the queues of the topology");
+        assert_eq!(settings(&self.meta), self.open, "shards have the queues of the topology");
     }
 
     /// An auto-delete exchange does not outlive its last binding.
@@ -206,7 +269,7 @@ impl Broker {
         meta.check();
         assert_eq!(durable(&self.meta), durable(&meta), "a restart keeps what is durable");
         assert_eq!(durable(&meta), everything(&meta), "and nothing else");
-        self.open = meta.topology().queues().map(|queue| queue.id).collect();
+        self.open = settings(&meta);
         self.meta = meta.recovered();
     }
 
@@ -233,6 +296,12 @@ impl Broker {
     }
 }
 
+/// The settings of all queues.
+fn settings(meta: &Meta) -> BTreeMap<QueueId, Settings> {
+    let topology = meta.topology();
+    topology.queues().map(|queue| (queue.id, topology.settings(queue))).collect()
+}
+
 /// Virtual hosts and names of the exchanges that are the source of a binding.
 fn bound_sources(meta: &Meta) -> BTreeSet<(Arc<str>, Arc<str>)> {
     let bindings =
@@ -241,7 +310,7 @@ fn bound_sources(meta: &Meta) -> BTreeSet<(Arc<str>, Arc<str>)> {
 }
 
 fn is_idempotent(change: &Change) -> bool {
-    !matches!(change, Change::DeleteVhost { .. } | Change::DeleteUser { .. })
+    !matches!(change, Change::DeleteVhost { .. } | Change::DeleteUser { .. } | Change::DeletePolicy { .. })
 }
 
 type State = (Vec<Arc<Exchange>>, Vec<Arc<Queue>>, Vec<(Arc<str>, Arc<Binding>)>, Vec<String>);
@@ -255,11 +324,14 @@ fn state(meta: &Meta, keep: impl Fn(&Vhost, &Binding) -> bool, durable_only: boo
         let kept = vhost.bindings().filter(|binding| keep(vhost, binding));
         bindings.extend(kept.map(|binding| (Arc::clone(vhost.name()), Arc::clone(binding))));
     }
-    let names = topology.vhosts().map(|vhost| vhost.name().to_string());
+    let names = topology.vhosts().map(|vhost| {
+        let policies = [Tier::User, Tier::Operator].map(|tier| vhost.policies(tier).collect::<Vec<_>>());
+        format!("{} {:?} {:?} {policies:?}", vhost.name(), vhost.metadata(), vhost.limits())
+    });
     let users = topology.access().users().map(|user| {
         let permissions: Vec<_> = topology.access().permissions(&user.name).collect();
         let topics: Vec<_> = topology.access().topic_permissions(&user.name).collect();
-        format!("{user:?} {permissions:?} {topics:?}")
+        format!("{user:?} {:?} {permissions:?} {topics:?}", topology.access().limits(&user.name))
     });
     (exchanges.cloned().collect(), queues.cloned().collect(), bindings, names.chain(users).collect())
 }

@@ -167,7 +167,7 @@ fn further_routing_keys_add_queues_once() {
     story.tell(to_queue("amq.direct", "x", "b"));
     story.tell(to_queue("amq.topic", "#.b", "b"));
     story.tell(to_queue("amq.fanout", "", "a"));
-    let keys = |routing_keys| Envelope { routing_keys, properties: Properties::EMPTY, random: 0 };
+    let keys = |routing_keys| Envelope { routing_keys, properties: Properties::EMPTY, random: 0, due: false };
     assert_eq!(story.routes_of("", &keys(&["b", "a", "b"])), "a b");
     assert_eq!(story.routes_of("", &keys(&["nope", "b"])), "b");
     assert_eq!(story.routes_of("amq.direct", &keys(&["x", "x"])), "a b");
@@ -237,6 +237,7 @@ fn shares(
             routing_keys: &[&key],
             properties: Properties::new(&bytes).unwrap(),
             random: random(number),
+            due: false,
         };
         let place = story.routes_of(exchange, &envelope);
         counts[["a", "b", "c"].iter().position(|name| *name == place).expect("exactly one queue")] += 1;
