@@ -143,6 +143,9 @@ pub struct Limits {
     pub front: u64,
     /// What all spills of a shard may hold that are on their way.
     pub in_flight: u64,
+    /// While all queues of a shard have less than this in memory, those with consumers do not spill: who takes messages
+    /// would only have to wait for them.
+    pub busy: u64,
     /// A queue with more than this that waits for its spill holds publishers back.
     pub hold: u64,
 }
@@ -156,6 +159,7 @@ impl Default for Limits {
             spill: 2 << 20,
             front: 512 << 10,
             in_flight: 8 << 20,
+            busy: 128 << 20,
             hold: 8 << 20,
         }
     }

@@ -30,6 +30,7 @@ const LIMITS: Limits = Limits {
     front: WEIGHT,
     in_flight: 1,
     hold: 100 * WEIGHT,
+    busy: 0,
 };
 
 struct Count(u64);

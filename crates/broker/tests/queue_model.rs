@@ -25,7 +25,7 @@ const CLIENT: ConnectionId = ConnectionId(1);
 
 /// Room for a few messages.
 const LIMITS: Limits =
-    Limits { queue: 400, keep: 150, tail: 150, spill: 300, front: 150, in_flight: 600, hold: 9000 };
+    Limits { queue: 400, keep: 150, tail: 150, spill: 300, front: 150, in_flight: 600, hold: 9000, busy: 0 };
 
 #[derive(Clone, Debug)]
 struct New {

@@ -34,6 +34,8 @@ impl Shard {
             };
             outbox.push_at(connection, Effect::Deliver(delivery));
         }
+        // Consumers that could take more wait for the disk.
+        *congested |= queue.waits_for_disk() && !queue.consumers.is_empty();
     }
 
     /// Logs what the round settled and delivered of one queue's stored messages.

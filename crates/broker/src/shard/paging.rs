@@ -129,10 +129,11 @@ impl Shard {
 
     /// Moves what is too much of a queue to the disk, and what will soon be wanted back.
     pub(super) fn page(&mut self, id: QueueId) {
-        let Shard { queues, paging, now, .. } = self;
+        let Shard { queues, paging, usage, now, .. } = self;
         let Some(queue) = queues.get_mut(&id) else { return };
         if queue.needs_paging(&paging.limits) || paging.holding.contains(&id) {
-            paging.spill(id, queue);
+            let busy = !queue.consumers.is_empty() && usage.memory < paging.limits.busy;
+            paging.spill(id, queue, busy);
             paging.read(id, queue, *now);
         }
     }
@@ -212,9 +213,10 @@ impl Paging {
         self.in_flight -= self.abandoned.remove(&token).unwrap_or(0);
     }
 
-    fn spill(&mut self, id: QueueId, queue: &mut Queue) {
+    /// `busy`: the queue has consumers, and its shard has room.
+    fn spill(&mut self, id: QueueId, queue: &mut Queue, busy: bool) {
         self.wanting.remove(&id);
-        if !self.refused && !queue.closing {
+        if !self.refused && !queue.closing && !busy {
             if self.in_flight >= self.limits.in_flight {
                 self.wanting.insert(id);
             } else {

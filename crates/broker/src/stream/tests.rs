@@ -18,8 +18,16 @@ use crate::window::Window;
 const STREAM: QueueId = QueueId(4);
 const CLIENT: ConnectionId = ConnectionId(1);
 /// A run of four messages is about this large, and two of them are an append.
-const LIMITS: Limits =
-    Limits { queue: 1200, keep: 300, tail: 300, spill: 600, front: 300, in_flight: 10_000, hold: 50_000 };
+const LIMITS: Limits = Limits {
+    queue: 1200,
+    keep: 300,
+    tail: 300,
+    spill: 600,
+    front: 300,
+    in_flight: 10_000,
+    hold: 50_000,
+    busy: 0,
+};
 /// Runs that a read gives.
 const WINDOW: usize = 2;
 

@@ -27,8 +27,16 @@ const BLOCK_SIZE: usize = 700;
 pub(crate) const TOGETHER: usize = 40;
 
 const CLIENT: ConnectionId = ConnectionId(1);
-const LIMITS: Limits =
-    Limits { queue: 1500, keep: 500, tail: 500, spill: 1000, front: 500, in_flight: 4000, hold: 1 << 20 };
+const LIMITS: Limits = Limits {
+    queue: 1500,
+    keep: 500,
+    tail: 500,
+    spill: 1000,
+    front: 500,
+    in_flight: 4000,
+    hold: 1 << 20,
+    busy: 0,
+};
 
 /// What is known of the messages of a queue.
 #[derive(Clone, Debug, Default)]

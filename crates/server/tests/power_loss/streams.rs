@@ -217,6 +217,7 @@ impl World {
                 front: unit,
                 in_flight: 6 * unit,
                 hold: 12 * unit,
+                busy: 0,
             },
             retention,
             ledger: Recovery::default().finish(Lsn::ZERO, Lsn::ZERO, budget),
