@@ -184,6 +184,14 @@ impl Messages {
         self.buffer
     }
 
+    /// All of them in one buffer, in this order; there must be some.
+    pub fn join(all: &[&Messages]) -> Messages {
+        let mut bytes = BytesMut::with_capacity(all.iter().map(|messages| messages.size()).sum());
+        all.iter().for_each(|messages| bytes.put_slice(&messages.bytes));
+        let count = all.iter().map(|messages| messages.count).sum();
+        Messages { buffer: bytes.len(), bytes: bytes.freeze(), count }
+    }
+
     /// How many there are: at least one.
     pub fn count(&self) -> u32 {
         self.count

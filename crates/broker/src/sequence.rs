@@ -80,6 +80,23 @@ impl<T: Stretch> Sequence<T> {
         Some((number, value))
     }
 
+    /// Takes the stretch with the highest numbers, if it is `wanted`.
+    pub fn pop_last_if(&mut self, wanted: impl FnOnce(u64, &T) -> bool) -> Option<(u64, T)> {
+        while let Some((_, None)) = self.slots.back() {
+            self.slots.pop_back();
+        }
+        self.slots.back().filter(|(first, slot)| slot.as_ref().is_some_and(|value| wanted(*first, value)))?;
+        let (first, value) = self.slots.pop_back()?;
+        let value = value?;
+        self.forget(&value);
+        Some((first, value))
+    }
+
+    /// How many stretches there are.
+    pub fn stretches(&self) -> usize {
+        self.stretches
+    }
+
     /// The stretch that holds a number, and its first number.
     pub fn get(&self, number: u64) -> Option<(u64, &T)> {
         let (first, value) = &self.slots[self.find(number)?];
@@ -224,6 +241,7 @@ mod tests {
         Pop(u32),
         Remove(u64, u64, u8),
         ExtractBelow(u8),
+        PopLast(bool),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -232,6 +250,7 @@ mod tests {
             2 => (1..6u32).prop_map(Step::Pop),
             4 => (0..200u64, 0..20u64, any::<u8>()).prop_map(|(n, len, v)| Step::Remove(n, n + len, v)),
             1 => (0..40u8).prop_map(Step::ExtractBelow),
+            1 => any::<bool>().prop_map(Step::PopLast),
         ]
     }
 
@@ -252,6 +271,12 @@ mod tests {
                         if !values.is_empty() {
                             model.extend((first..).zip(values.iter().copied()));
                             sequence.insert(first, Values(values));
+                        }
+                    }
+                    Step::PopLast(wanted) => {
+                        for single in singles(sequence.pop_last_if(|_, _| wanted)).into_iter().rev() {
+                            prop_assert!(wanted);
+                            prop_assert_eq!(model.pop_last(), Some(single));
                         }
                     }
                     Step::Pop(count) => {

@@ -146,6 +146,21 @@ fn written(order: &Order) -> (Answer, Extent) {
 }
 
 #[test]
+fn what_consumers_are_about_to_take_is_not_spilled_while_there_is_room() {
+    let mut story = Story::new();
+    story.shard.limit_paging(Limits { busy: 10 * WEIGHT, in_flight: 100 * WEIGHT, ..LIMITS });
+    story.consume(ONE, 1);
+    story.publish(ONE, 1..9);
+    assert!(story.orders().is_empty(), "the consumer is slow, and there is memory");
+    story.publish(TWO, 9..13);
+    let spilled = |order: &Order| matches!(order, Order::Spill { queue, .. } if *queue == TWO);
+    assert!(story.orders().iter().any(spilled), "nobody takes these");
+    story.publish(ONE, 13..16);
+    let spilled = |order: &Order| matches!(order, Order::Spill { queue, .. } if *queue == ONE);
+    assert!(story.orders().iter().any(spilled), "now there is not");
+}
+
+#[test]
 fn a_queue_that_goes_while_it_spills_lets_others_spill_when_its_messages_have_left_memory() {
     for answered in [true, false] {
         let mut story = Story::new();

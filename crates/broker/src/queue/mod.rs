@@ -335,6 +335,11 @@ impl Queue {
         count
     }
 
+    /// Recovery: joins what was read, so that it takes less memory; see [`Runs::join_last`].
+    pub(crate) fn join_recovered(&mut self) -> Option<(Vec<(u64, Run)>, Run)> {
+        self.front.join_last()
+    }
+
     /// Recovery: settled messages are gone.
     pub(crate) fn forget(&mut self, span: Span, mut gone: impl FnMut(&Run)) {
         let mut forgotten = Vec::new();

@@ -65,6 +65,24 @@ impl Run {
         Run { messages, stored, redelivered: false, returns: 0 }
     }
 
+    /// Whether a run, whose first number this is, and the next one can be joined: both are of their queue alone.
+    pub(crate) fn goes_on_with(&self, first: u64, next: u64, after: &Run) -> bool {
+        let alone = |run: &Run| run.logged().is_some_and(|logged| logged.targets == 1);
+        let like = (self.redelivered, self.returns) == (after.redelivered, after.returns);
+        like && first + u64::from(self.count()) == next && alone(self) && alone(after)
+    }
+
+    /// Runs that go on with each other as one, kept in the log where the oldest is.
+    pub(crate) fn join(runs: &[(u64, Run)]) -> Option<Run> {
+        let logged = runs.iter().filter_map(|(_, run)| run.logged());
+        let position = logged.clone().map(|logged| logged.position).min()?;
+        let overhead = logged.map(|logged| logged.overhead).max()?;
+        let messages: Vec<&Messages> = runs.iter().map(|(_, run)| &run.messages).collect();
+        let stored = Stored::Log(Logged { position, nth: 0, targets: 1, overhead });
+        let (_, first) = runs.first()?;
+        Some(Run { messages: Messages::join(&messages), stored: Some(stored), ..*first })
+    }
+
     /// Bytes of memory.
     pub(crate) fn weight(&self) -> u64 {
         self.messages.size() as u64 + u64::from(self.messages.count()) * MESSAGE_OVERHEAD

@@ -3,6 +3,12 @@
 use crate::queue::Run;
 use crate::sequence::{Sequence, Stretch};
 
+/// Runs after which the last ones are joined.
+const JOIN_EVERY: usize = 32;
+
+/// Bytes of joined runs.
+const JOINED_SIZE_MAX: usize = 16 << 10;
+
 /// Runs in order, and what they take.
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
@@ -36,6 +42,32 @@ impl Runs {
 
     pub(crate) fn get(&self, number: u64) -> Option<(u64, &Run)> {
         self.runs.get(number)
+    }
+
+    /// Joins the last runs, where they are many and small: what was read from the log, record by record. What they were,
+    /// and what they are now.
+    pub(crate) fn join_last(&mut self) -> Option<(Vec<(u64, Run)>, Run)> {
+        if !self.runs.stretches().is_multiple_of(JOIN_EVERY) {
+            return None;
+        }
+        let mut last: Vec<(u64, Run)> = Vec::new();
+        let mut size = 0;
+        while let Some((first, run)) = self.runs.pop_last_if(|first, run| {
+            let fits = size + run.messages.size() <= JOINED_SIZE_MAX;
+            fits && last.last().is_none_or(|(next, after)| run.goes_on_with(first, *next, after))
+        }) {
+            size += run.messages.size();
+            last.push((first, run));
+        }
+        last.reverse();
+        let joined = if last.len() < 2 { None } else { Run::join(&last) };
+        let (Some(joined), Some((first, _))) = (joined, last.first()) else {
+            last.into_iter().for_each(|(first, run)| self.runs.insert(first, run));
+            return None;
+        };
+        self.bytes -= last.iter().map(|(_, run)| run.weight()).sum::<u64>();
+        self.insert(*first, joined.clone());
+        Some((last, joined))
     }
 
     /// See [`Sequence::pop_first`].

@@ -43,6 +43,10 @@ impl Shard {
                     // Another copy of them may have been read before.
                     self.forget(id, Span { first, count: messages.count() });
                     self.place(id, first, Run::new(messages.clone(), stored));
+                    if let Some((runs, joined)) = self.queues.get_mut(&id).and_then(Queue::join_recovered) {
+                        runs.iter().for_each(|(_, run)| self.usage.remove(run));
+                        self.usage.add(&joined);
+                    }
                 }
             }
             Record::Settle { queue, spans } => spans.into_iter().for_each(|span| self.forget(queue, span)),
