@@ -262,12 +262,8 @@ fn decode_settle(payload: &[u8]) -> Option<Record> {
 }
 
 fn decode_spilled(payload: &[u8]) -> Option<Record> {
-    let mut rest = payload;
-    let mut numbers = [0; 7];
-    for number in &mut numbers {
-        (*number, rest) = take_u64(rest)?;
-    }
-    let [queue, number, incarnation, from_offset, from_sequence, to_offset, to_sequence] = numbers;
+    let ([queue, number, incarnation, from_offset, from_sequence, to_offset, to_sequence], rest) =
+        take_numbers(payload)?;
     let extent = Extent {
         segment: Segment { number, incarnation },
         from: Place { offset: from_offset, sequence: from_sequence },
@@ -301,6 +297,14 @@ fn take_spans(mut rest: &[u8]) -> Option<Vec<Span>> {
         rest = after;
     }
     Some(spans)
+}
+
+pub(crate) fn take_numbers<const N: usize>(mut bytes: &[u8]) -> Option<([u64; N], &[u8])> {
+    let mut numbers = [0; N];
+    for number in &mut numbers {
+        (*number, bytes) = take_u64(bytes)?;
+    }
+    Some((numbers, bytes))
 }
 
 fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {

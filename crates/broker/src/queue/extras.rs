@@ -70,8 +70,7 @@ impl Extras {
             return None;
         }
         let levels = level_from.iter().map(|_| Runs::default()).collect();
-        let timed = settings.message_ttl_ms.is_some() || settings.delays;
-        Some(Box::new(Extras { levels, level_from, timed, ..Extras::default() }))
+        Some(Box::new(Extras { levels, level_from, ..Extras::default() }))
     }
 
     /// All messages that wait with a priority, or for their time; to change where the log holds them.

@@ -1,6 +1,6 @@
 //! How much may wait in a queue, and what goes when it is more.
 
-use super::{Queue, Run, push_settled};
+use super::{Queue, Run};
 use crate::record::Span;
 use crate::topology::Overflow;
 
@@ -68,14 +68,8 @@ impl Queue {
             let span = Span { first, count: u32::try_from(left).unwrap_or(u32::MAX) };
             let mut cut = Vec::new();
             self.backlog.cut(span, None, |span, persistent, segment| cut.push((span, persistent, segment)));
-            for (span, persistent, segment) in cut {
-                left = left.saturating_sub(span.count.into());
-                let Queue { backlog, settled, .. } = self;
-                backlog.gone(segment, span.count);
-                if persistent {
-                    push_settled(settled, span);
-                }
-            }
+            left = cut.iter().fold(left, |left, (span, ..)| left.saturating_sub(span.count.into()));
+            self.settle_cut(cut);
         }
         self.rearrange();
     }

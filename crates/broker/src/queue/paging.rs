@@ -216,16 +216,23 @@ impl Queue {
         let mut from = from;
         while from < end {
             let span = Span { first: from, count: u32::try_from(end - from).unwrap_or(u32::MAX) };
-            self.backlog.cut(span, Some(segment), |span, persistent, _| lost.push((span, persistent)));
+            self.backlog
+                .cut(span, Some(segment), |span, persistent, segment| lost.push((span, persistent, segment)));
             from = span.end();
         }
-        for (span, persistent) in &lost {
+        let count = lost.iter().map(|(span, ..)| u64::from(span.count)).sum();
+        self.settle_cut(lost);
+        count
+    }
+
+    /// What was cut out of the backlog is settled.
+    pub(super) fn settle_cut(&mut self, cut: Vec<(Span, bool, Segment)>) {
+        for (span, persistent, segment) in cut {
             self.backlog.gone(segment, span.count);
-            if *persistent {
-                push_settled(&mut self.settled, *span);
+            if persistent {
+                push_settled(&mut self.settled, span);
             }
         }
-        lost.iter().map(|(span, _)| u64::from(span.count)).sum()
     }
 
     /// What a segment holds is lost: how many messages that are.
@@ -263,17 +270,7 @@ impl Queue {
 
     /// All that is on the disk is settled.
     pub(super) fn drop_backlog(&mut self) {
-        let mut cut = Vec::new();
-        while let Some(first) = self.backlog.first() {
-            let all = Span { first, count: u32::MAX };
-            self.backlog.cut(all, None, |span, persistent, segment| cut.push((span, persistent, segment)));
-        }
-        for (span, persistent, segment) in cut {
-            self.backlog.gone(segment, span.count);
-            if persistent {
-                push_settled(&mut self.settled, span);
-            }
-        }
+        self.drop_backlog_head(u64::MAX);
         self.backlog.read = None;
     }
 

@@ -15,7 +15,7 @@
 
 use crate::id::QueueId;
 use crate::page::{Place, Segment};
-use crate::record::{Log, Position};
+use crate::record::{Log, Position, take_numbers};
 
 use super::filter::Marks;
 
@@ -217,15 +217,6 @@ impl Record {
 
 fn put_all<const N: usize>(out: &mut Vec<u8>, numbers: [u64; N]) {
     numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
-}
-
-fn take_numbers<const N: usize>(mut bytes: &[u8]) -> Option<([u64; N], &[u8])> {
-    let mut numbers = [0; N];
-    for number in &mut numbers {
-        let (first, rest) = bytes.split_first_chunk()?;
-        (*number, bytes) = (u64::from_be_bytes(*first), rest);
-    }
-    Some((numbers, bytes))
 }
 
 #[cfg(test)]
