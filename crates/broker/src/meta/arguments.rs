@@ -30,12 +30,18 @@ const CLASSIC: &[QueueKind] = &[QueueKind::Classic];
 const QUORUM: &[QueueKind] = &[QueueKind::Quorum];
 const STREAM: &[QueueKind] = &[QueueKind::Stream];
 
+/// Longest `x-group-header`, in bytes: no header has a longer name.
+const HEADER_NAME_MAX: usize = 255;
+
+/// Highest `x-group-concurrency`.
+const GROUP_CONCURRENCY_MAX: i64 = 65_535;
+
 /// Highest `x-stream-max-segment-size-bytes`.
 const SEGMENT_SIZE_MAX: i64 = 3_000_000_000;
 
-/// In the order in which RabbitMQ looks at them. Streams know x-max-length, as in LavinMQ. Leader locators are for quorum queues and streams, but clients send them
+/// In the order in which RabbitMQ looks at them, and then what it does not know. Streams know x-max-length, as in LavinMQ. Leader locators are for quorum queues and streams, but clients send them
 /// with classic queues, too.
-const RULES: [Rule; 29] = [
+const RULES: [Rule; 31] = [
     Rule { key: "x-expires", kinds: BOTH, check: expires },
     Rule { key: "x-message-ttl", kinds: BOTH, check: duration },
     Rule { key: "x-dead-letter-exchange", kinds: BOTH, check: string },
@@ -65,6 +71,8 @@ const RULES: [Rule; 29] = [
     Rule { key: "x-stream-filter-size-bytes", kinds: STREAM, check: filter_size },
     Rule { key: "x-initial-cluster-size", kinds: STREAM, check: positive },
     Rule { key: "x-max-segment-size", kinds: STREAM, check: natural },
+    Rule { key: GROUP_HEADER, kinds: BOTH, check: header_name },
+    Rule { key: GROUP_CONCURRENCY, kinds: BOTH, check: group_concurrency },
 ];
 
 /// The arguments that have to be the same when a queue is declared again.
@@ -87,8 +95,26 @@ pub(super) fn check(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKi
     if arguments.get(key).is_some() && arguments.get("x-dead-letter-exchange").is_none() {
         return Err(invalid(queue, key, "routing_key_but_no_dlx_defined"));
     }
+    check_groups(queue, arguments)?;
     Ok(kind)
 }
+
+/// Groups cannot be had with everything.
+fn check_groups(queue: Subject<'_>, arguments: &Arguments) -> Result<(), Error> {
+    let has = |key| arguments.get(key).is_some();
+    if has(GROUP_CONCURRENCY) && !has(GROUP_HEADER) {
+        return Err(invalid(queue, GROUP_CONCURRENCY, &format!("\"needs {GROUP_HEADER}\"")));
+    }
+    if has(GROUP_HEADER) && has("x-max-priority") {
+        let why = "\"cannot be combined with x-max-priority: the messages of a group stay in order\"";
+        return Err(invalid(queue, GROUP_HEADER, why));
+    }
+    Ok(())
+}
+
+/// Arguments about message groups.
+const GROUP_HEADER: &str = "x-group-header";
+const GROUP_CONCURRENCY: &str = "x-group-concurrency";
 
 /// Argument that names the type of a queue.
 pub(super) const QUEUE_TYPE: &str = "x-queue-type";
@@ -264,5 +290,20 @@ fn filter_size(value: Value<'_>) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("\"expected {FILTER_SIZE_MIN} to {FILTER_SIZE_MAX}, got {number}\""))
+    }
+}
+
+fn header_name(value: Value<'_>) -> Result<(), String> {
+    match text(value)?.len() {
+        1..=HEADER_NAME_MAX => Ok(()),
+        len => Err(format!("\"expected 1 to {HEADER_NAME_MAX} bytes, got {len}\"")),
+    }
+}
+
+fn group_concurrency(value: Value<'_>) -> Result<(), String> {
+    positive(value)?;
+    match integer(value)? {
+        number if number > GROUP_CONCURRENCY_MAX => Err(format!("{{max_value_exceeded,{number}}}")),
+        _ => Ok(()),
     }
 }

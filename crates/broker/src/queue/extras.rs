@@ -1,10 +1,12 @@
-//! What some queues do beyond keeping messages in order: time to live, limits, priorities, and what follows from returns.
+//! What some queues do beyond keeping messages in order: time to live, limits, priorities, groups, and what follows from
+//! returns.
 //! A plain queue has none of it, and pays for none of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use amqp::properties::Properties;
 
+use super::groups::Groups;
 use super::limits::body_bytes;
 use super::runs::Runs;
 use super::times::{Mark, Times};
@@ -29,6 +31,8 @@ pub(crate) struct Extras {
     levels: Vec<Runs>,
     /// The lowest priority of each level.
     level_from: Vec<u8>,
+    /// All that waits, where messages are grouped.
+    pub(super) groups: Option<Box<Groups>>,
     /// What was returned and waits for its time, by that time and its number.
     pub(super) delayed: BTreeMap<(u64, u64), Run>,
     /// What was given back, and how often by then; not yet in the log.
@@ -56,7 +60,9 @@ pub(crate) struct Outlook {
 impl Extras {
     /// What a queue with these settings needs.
     fn of(settings: &Settings) -> Option<Box<Extras>> {
+        let groups = settings.groups.as_ref().map(|groups| Box::new(Groups::new(groups.concurrency)));
         let level_from: Vec<u8> = match (settings.max_priority, settings.kind) {
+            _ if groups.is_some() => Vec::new(),
             (Some(max), _) => (1..=max).collect(),
             (None, QueueKind::Quorum) => vec![QUORUM_URGENT],
             (None, QueueKind::Classic | QueueKind::Stream) => Vec::new(),
@@ -70,13 +76,25 @@ impl Extras {
             return None;
         }
         let levels = level_from.iter().map(|_| Runs::default()).collect();
-        Some(Box::new(Extras { levels, level_from, ..Extras::default() }))
+        Some(Box::new(Extras { levels, level_from, groups, ..Extras::default() }))
     }
 
-    /// All messages that wait with a priority, or for their time; to change where the log holds them.
+    /// All messages that wait with a priority, in a group, or for their time; to change where the log holds them.
     pub(super) fn runs_mut(&mut self) -> impl Iterator<Item = (u64, &mut Run)> {
         let delayed = self.delayed.iter_mut().map(|((_, first), run)| (*first, run));
-        self.levels.iter_mut().flat_map(Runs::iter_mut).chain(delayed)
+        let grouped = self.groups.iter_mut().flat_map(|groups| groups.iter_mut());
+        self.levels.iter_mut().flat_map(Runs::iter_mut).chain(grouped).chain(delayed)
+    }
+
+    /// Messages that wait with a priority or in a group.
+    pub(super) fn len(&self) -> usize {
+        self.levels().map(Runs::len).sum::<usize>() + self.groups.as_ref().map_or(0, |groups| groups.len())
+    }
+
+    /// The first messages of all that wait in some order, but for the front.
+    fn heads(&self) -> impl Iterator<Item = (u64, &Run)> {
+        let of_groups = self.groups.iter().flat_map(|groups| [groups.first(), groups.next()]);
+        self.levels().map(Runs::first).chain(of_groups).flatten()
     }
 
     /// What waits, the highest priority first, but for the lowest.
@@ -195,7 +213,18 @@ impl Queue {
         }
     }
 
-    /// Where the next messages are.
+    /// Takes the oldest messages of those that go first: at most `count_max` that are in memory.
+    pub(super) fn pop_oldest(&mut self, count_max: u32) -> Option<(u64, Run)> {
+        match self.groups_mut() {
+            Some(groups) => {
+                let (number, _) = groups.first()?;
+                Some((number, groups.take(number)?))
+            }
+            None => self.head().pop_first(count_max),
+        }
+    }
+
+    /// Where the next messages are, in a queue without groups.
     pub(super) fn head(&mut self) -> &mut Runs {
         let Queue { extras, front, .. } = self;
         let level = extras
@@ -278,10 +307,10 @@ impl Queue {
         let ttl = self.options.settings.message_ttl_ms;
         let Queue { extras, front, .. } = self;
         let extras = extras.as_deref_mut().filter(|extras| extras.timed)?;
-        let Extras { times, expirations, levels, .. } = extras;
+        let Extras { times, expirations, levels, groups, .. } = extras;
         let before = ttl.and_then(|ttl| now.checked_sub(ttl));
         let dead_before = before.map_or(0, |ms| times.first_after(ms));
-        let count_of = |first: u64, run: &Run| {
+        let count_of = |(first, run): (u64, &Run)| {
             let by_ttl = dead_before.saturating_sub(first).min(run.count().into());
             let by_ttl = u32::try_from(by_ttl).unwrap_or(u32::MAX);
             if !*expirations || by_ttl > 0 {
@@ -293,12 +322,26 @@ impl Queue {
             let old = (first..).zip(run.messages.iter()).take_while(old).count();
             u32::try_from(old).unwrap_or(u32::MAX)
         };
-        let taken = levels.iter_mut().rev().chain([front]).find_map(|runs| {
-            let count = runs.first().map_or(0, |(first, run)| count_of(first, run));
-            if count > 0 { runs.pop_first(count) } else { None }
-        })?;
+        let taken = if let Some(groups) = groups {
+            let heads = [groups.first(), groups.next()];
+            let (number, _) = heads.into_iter().flatten().find(|head| count_of(*head) > 0)?;
+            (number, groups.take(number)?)
+        } else {
+            levels.iter_mut().rev().chain([front]).find_map(|runs| {
+                let count = runs.first().map_or(0, count_of);
+                if count > 0 { runs.pop_first(count) } else { None }
+            })?
+        };
         self.count_taken(&taken.1);
         Some(taken)
+    }
+
+    /// Whether the message whose turn it is in a queue with groups is too old: it need not be the oldest.
+    pub(crate) fn next_is_old(&self, now: u64) -> bool {
+        let Some(extras) = self.extras.as_deref().filter(|extras| extras.timed) else { return false };
+        let Some((number, run)) = self.groups().and_then(Groups::next) else { return false };
+        let due = extras.due(self.options.settings.message_ttl_ms, number, run.messages.first());
+        due.is_some_and(|due| due <= now)
     }
 
     /// The head is on the disk, and it is time to know it.
@@ -335,15 +378,8 @@ impl Queue {
         let unused_until =
             settings.expires_ms.filter(|_| !busy).map(|ms| extras.last_used.saturating_add(ms));
         let ttl = settings.message_ttl_ms;
-        let head_due = |runs: &Runs| {
-            let (first, run) = runs.first()?;
-            extras.due(ttl, first, run.messages.first())
-        };
-        let heads = extras
-            .levels
-            .iter()
-            .chain([&self.front])
-            .filter_map(|runs| extras.timed.then(|| head_due(runs))?);
+        let heads = extras.heads().chain(self.front.first()).filter(|_| extras.timed);
+        let heads = heads.filter_map(|(first, run)| extras.due(ttl, first, run.messages.first()));
         let on_disk = self.backlog.first().filter(|_| self.front.is_empty() && extras.timed);
         let on_disk = on_disk.and_then(|first| ttl.map(|ttl| extras.times.of(first).saturating_add(ttl)));
         let delayed = extras.delayed.first_key_value().map(|((ms, _), _)| *ms);
@@ -353,14 +389,19 @@ impl Queue {
 
     /// The lowest number that is in the queue, or the next one.
     fn lowest(&self) -> u64 {
-        let firsts = self.levels().chain([&self.front]).filter_map(|runs| Some(runs.first()?.0));
-        let firsts = firsts.chain(self.backlog.first()).chain(self.unacked.first().map(|(first, _)| first));
+        let heads = self.extras.iter().flat_map(|extras| extras.heads()).chain(self.front.first());
+        let firsts = heads.map(|(first, _)| first).chain(self.backlog.first()).chain(self.unacked.first());
         firsts.chain(self.delayed().map(|(first, _)| first)).min().unwrap_or(self.next_sequence)
     }
 
     pub(super) fn check_extras(&self) {
         self.levels().for_each(Runs::check);
         let Some(extras) = &self.extras else { return };
+        if let Some(groups) = &extras.groups {
+            let out: BTreeSet<u64> = self.unacked.iter().map(|(number, _)| number).collect();
+            let delayed: BTreeSet<u64> = self.delayed().map(|(number, _)| number).collect();
+            groups.check(|number| out.contains(&number) || delayed.contains(&number));
+        }
         if self.options.settings.max_length_bytes.is_some() && self.backlog.is_empty() {
             let bytes: u64 = self.ready().map(|(_, run)| body_bytes(run)).sum();
             assert_eq!(extras.ready_bytes, bytes, "bytes that wait");

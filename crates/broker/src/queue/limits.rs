@@ -54,7 +54,7 @@ impl Queue {
     pub(crate) fn take_head(&mut self, count_max: u64) -> Option<(u64, Run)> {
         let bytes_limited = self.options.settings.max_length_bytes.is_some();
         let count_max = if bytes_limited { 1 } else { u32::try_from(count_max).unwrap_or(u32::MAX) };
-        let taken = self.head().pop_first(count_max)?;
+        let taken = self.pop_oldest(count_max)?;
         self.count_taken(&taken.1);
         Some(taken)
     }

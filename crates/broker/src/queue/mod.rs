@@ -6,18 +6,24 @@
 mod backlog;
 mod consumer;
 mod extras;
+mod grouped;
+mod groups;
 mod limits;
 mod paging;
 mod returns;
 mod run;
 mod runs;
 mod times;
+mod unacked;
 
 pub use consumer::Subscription;
 pub(crate) use consumer::{Consumer, Consumers, Place, Turn};
 pub(crate) use paging::to_page;
 pub(crate) use run::{Logged, Run, Stored};
 pub use times::Mark;
+pub(crate) use unacked::Holder;
+
+use std::collections::BTreeMap;
 
 use crate::id::QueueId;
 use crate::message::Messages;
@@ -27,7 +33,10 @@ use crate::shard::Delivery;
 use crate::topology::Settings;
 use backlog::Backlog;
 use extras::Extras;
+use grouped::groups_of;
+use groups::Groups;
 pub(crate) use runs::Runs;
+use unacked::{Held, Unacked};
 
 /// What a shard must know of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,38 +63,6 @@ impl Options {
     }
 }
 
-/// Who holds unacked messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Holder {
-    /// Its connection's place in the shard.
-    pub(crate) connection: usize,
-    pub(crate) channel: u16,
-    /// Place and number; `None` when basic.get took it.
-    pub(crate) consumer: Option<(Place, u32)>,
-    /// Since when, in milliseconds since 1970.
-    pub(crate) since: u64,
-}
-
-#[derive(Debug)]
-struct Unacked {
-    run: Run,
-    holder: Holder,
-}
-
-impl Stretch for Unacked {
-    fn count(&self) -> u32 {
-        self.run.count()
-    }
-
-    fn split_to(&mut self, count: u32) -> Unacked {
-        Unacked { run: self.run.split_to(count), holder: self.holder }
-    }
-
-    fn stays(&mut self) {
-        self.run.stays();
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) options: Options,
@@ -100,7 +77,7 @@ pub(crate) struct Queue {
     backlog: Backlog,
     /// What waits in memory above the first message of the backlog.
     behind: Runs,
-    unacked: Sequence<Unacked>,
+    unacked: Unacked,
     next_sequence: u64,
     /// Messages up to this number come back from the disk as redelivered.
     flagged: u64,
@@ -114,6 +91,10 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn new(options: Options) -> Queue {
+        let unacked = match options.settings.groups {
+            Some(_) => Unacked::InNoOrder(BTreeMap::new()),
+            None => Unacked::InOrder(Sequence::default()),
+        };
         Queue {
             options,
             consumers: Consumers::default(),
@@ -122,7 +103,7 @@ impl Queue {
             front: Runs::default(),
             backlog: Backlog::default(),
             behind: Runs::default(),
-            unacked: Sequence::default(),
+            unacked,
             next_sequence: 1,
             flagged: 0,
             delivered: 0,
@@ -140,10 +121,15 @@ impl Queue {
         }
     }
 
+    /// Whether a message waits that a consumer could be given, in memory or on the disk.
+    pub(crate) fn has_next(&self) -> bool {
+        self.groups().map_or_else(|| self.ready_len() > 0, |groups| groups.next().is_some())
+    }
+
     /// Messages that wait for a consumer.
     pub(crate) fn ready_len(&self) -> usize {
-        let urgent = if self.extras.is_some() { self.levels().map(Runs::len).sum() } else { 0 };
-        urgent + self.front.len() + self.backlog.len() + self.behind.len()
+        let elsewhere = self.extras.as_ref().map_or(0, |extras| extras.len());
+        elsewhere + self.front.len() + self.backlog.len() + self.behind.len()
     }
 
     /// The first of the numbers that the next `count` messages get.
@@ -163,6 +149,9 @@ impl Queue {
             if self.options.settings.delays {
                 return self.keep_until_due(first, run);
             }
+            if self.groups().is_some() {
+                return self.enqueue_by_group(first, run);
+            }
             if self.has_levels() {
                 return self.enqueue_by_priority(first, run);
             }
@@ -181,6 +170,9 @@ impl Queue {
 
     /// How many messages the next delivery can carry; `None` when none waits in memory.
     pub(crate) fn next_run_len(&mut self) -> Option<u32> {
+        if let Some(groups) = self.groups() {
+            return groups.next().map(|(_, run)| run.count());
+        }
         self.head().first().map(|(_, run)| run.count())
     }
 
@@ -210,6 +202,7 @@ impl Queue {
     /// Takes the next messages, at most `count_max`, out of the queue for good.
     pub(crate) fn take(&mut self, count_max: u32) -> Option<(u64, Run)> {
         let (first, run) = self.pop_ready(count_max)?;
+        grouped::release(&mut self.extras, first, &run);
         self.note_settled(first, &run);
         Some((first, run))
     }
@@ -217,12 +210,15 @@ impl Queue {
     /// Gives the next messages, at most `count_max`, to `holder`, who will settle them or give them back.
     pub(crate) fn lend(&mut self, holder: Holder, count_max: u32) -> Option<(u64, Run)> {
         let (first, run) = self.pop_ready(count_max)?;
-        self.unacked.insert(first, Unacked { run: run.clone(), holder });
+        self.unacked.insert(first, Held { run: run.clone(), holder });
         Some((first, run))
     }
 
     fn pop_ready(&mut self, count_max: u32) -> Option<(u64, Run)> {
-        let (first, run) = self.head().pop_first(count_max)?;
+        let (first, run) = match self.groups_mut() {
+            Some(groups) => groups.pop_next()?,
+            None => self.head().pop_first(count_max)?,
+        };
         if self.extras.is_some() {
             self.count_taken(&run);
         }
@@ -232,7 +228,7 @@ impl Queue {
 
     /// Messages that left what waits go to `holder`, who will settle them: no consumer saw them.
     pub(crate) fn lend_taken(&mut self, holder: Holder, first: u64, run: Run) {
-        self.unacked.insert(first, Unacked { run, holder });
+        self.unacked.insert(first, Held { run, holder });
     }
 
     /// Messages that left what waits leave the queue.
@@ -250,28 +246,32 @@ impl Queue {
     ) {
         let Queue { unacked, consumers, .. } = self;
         let mut taken = Vec::new();
-        let of_it = |unacked: &Unacked| unacked.holder.connection == connection;
-        unacked.remove(span.first, last(span), of_it, |first, unacked| {
-            release(consumers, &unacked);
-            taken.push((first, unacked.run));
+        let of_it = |holder: Holder| holder.connection == connection;
+        unacked.remove(span.first, last(span), of_it, |first, held| {
+            release(consumers, &held);
+            taken.push((first, held.run));
         });
-        taken.iter().for_each(|(first, run)| passed(*first, run));
+        for (first, run) in &taken {
+            grouped::release(&mut self.extras, *first, run);
+            passed(*first, run);
+        }
         for (first, run) in taken.into_iter().rev() {
-            self.unacked.insert(first, Unacked { run, holder: to });
+            self.unacked.insert(first, Held { run, holder: to });
         }
     }
 
     /// The holder is done with messages: they leave the queue. Those that this connection does not hold stay.
     pub(crate) fn settle(&mut self, connection: usize, span: Span, mut gone: impl FnMut(&Run)) {
-        let Queue { unacked, consumers, settled, backlog, .. } = self;
+        let Queue { unacked, consumers, settled, backlog, extras, .. } = self;
         unacked.remove(
             span.first,
             last(span),
-            |unacked| unacked.holder.connection == connection,
-            |first, unacked| {
-                release(consumers, &unacked);
-                note_settled(settled, backlog, first, &unacked.run);
-                gone(&unacked.run);
+            |holder| holder.connection == connection,
+            |first, held| {
+                release(consumers, &held);
+                grouped::release(extras, first, &held.run);
+                note_settled(settled, backlog, first, &held.run);
+                gone(&held.run);
             },
         );
     }
@@ -282,10 +282,10 @@ impl Queue {
     pub(crate) fn requeue(&mut self, connection: usize, span: Span, now: u64) -> Vec<(u64, Run)> {
         let Queue { unacked, consumers, .. } = self;
         let mut taken = Vec::new();
-        let of_it = |unacked: &Unacked| unacked.holder.connection == connection;
-        unacked.remove(span.first, last(span), of_it, |first, unacked| {
-            release(consumers, &unacked);
-            taken.push((first, unacked.run));
+        let of_it = |holder: Holder| holder.connection == connection;
+        unacked.remove(span.first, last(span), of_it, |first, held| {
+            release(consumers, &held);
+            taken.push((first, held.run));
         });
         self.put_back(taken, now)
     }
@@ -299,8 +299,8 @@ impl Queue {
     ) -> Vec<(u64, Run)> {
         let of_it =
             |holder: Holder| holder.connection == connection && channel.is_none_or(|c| c == holder.channel);
-        let taken = self.unacked.extract(|unacked| of_it(unacked.holder));
-        self.put_back(taken.into_iter().map(|(first, unacked)| (first, unacked.run)).collect(), now)
+        let taken = self.unacked.extract(of_it);
+        self.put_back(taken.into_iter().map(|(first, held)| (first, held.run)).collect(), now)
     }
 
     /// The highest first, so that each is put in front of the one before.
@@ -322,13 +322,14 @@ impl Queue {
     pub(crate) fn purge(&mut self, mut gone: impl FnMut(&Run)) -> usize {
         let count = self.ready_len();
         self.drop_backlog();
-        while let Some((first, run)) = (self.head().pop_first(u32::MAX))
+        while let Some((first, run)) = (self.pop_oldest(u32::MAX))
             .or_else(|| self.behind.pop_first(u32::MAX))
             .or_else(|| self.pop_delayed())
         {
             if self.extras.is_some() {
                 self.count_taken(&run);
             }
+            grouped::release(&mut self.extras, first, &run);
             self.note_settled(first, &run);
             gone(&run);
         }
@@ -349,11 +350,11 @@ impl Queue {
 
     /// Recovery: settled messages are gone.
     pub(crate) fn forget(&mut self, span: Span, mut gone: impl FnMut(&Run)) {
-        let mut forgotten = Vec::new();
+        let mut forgotten = self.take_grouped(span);
         for runs in Queue::levels_mut(&mut self.extras).chain([&mut self.front, &mut self.behind]) {
-            runs.remove(span.first, last(span), |_, run| forgotten.push(run));
+            runs.remove(span.first, last(span), |first, run| forgotten.push((first, run)));
         }
-        for run in forgotten {
+        for (_, run) in forgotten {
             if self.extras.is_some() {
                 self.count_taken(&run);
             }
@@ -375,6 +376,8 @@ impl Queue {
         for runs in Queue::levels_mut(&mut self.extras).chain([&mut self.front, &mut self.behind]) {
             runs.flag_redelivered(self.delivered);
         }
+        let grouped = groups_of(&mut self.extras).into_iter().flat_map(Groups::iter_mut);
+        grouped.filter(|(number, _)| *number <= self.delivered).for_each(|(_, run)| run.redelivered = true);
     }
 
     /// Stored messages that were settled since the last call.
@@ -398,19 +401,20 @@ impl Queue {
 
     /// All messages in memory, waiting and unacked.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, &Run)> {
-        let unacked = self.unacked.iter().map(|(first, unacked)| (first, &unacked.run));
+        let unacked = self.unacked.iter().map(|(first, held)| (first, &held.run));
         self.ready().chain(self.delayed()).chain(unacked)
     }
 
     /// All messages in memory that wait.
     fn ready(&self) -> impl Iterator<Item = (u64, &Run)> {
-        self.levels().chain([&self.front, &self.behind]).flat_map(Runs::iter)
+        let grouped = self.groups().into_iter().flat_map(Groups::iter);
+        self.levels().chain([&self.front, &self.behind]).flat_map(Runs::iter).chain(grouped)
     }
 
     /// The same, to change where the log holds them.
     pub(crate) fn runs_mut(&mut self) -> impl Iterator<Item = (u64, &mut Run)> {
         let Queue { front, behind, unacked, extras, .. } = self;
-        let unacked = unacked.iter_mut().map(|(first, unacked)| (first, &mut unacked.run));
+        let unacked = unacked.iter_mut().map(|(first, held)| (first, &mut held.run));
         let waiting = front.iter_mut().chain(behind.iter_mut()).chain(unacked);
         let more = extras.iter_mut().flat_map(|extras| extras.runs_mut());
         waiting.chain(more)
@@ -440,8 +444,8 @@ impl Queue {
                 Some(&run.messages)
             );
         }
-        for (first, unacked) in self.unacked.iter() {
-            for sequence in first..first + u64::from(unacked.count()) {
+        for (first, held) in self.unacked.iter() {
+            for sequence in first..first + u64::from(held.count()) {
                 let waits = self.front.get(sequence).is_some() || self.behind.get(sequence).is_some();
                 assert!(!waits && !self.backlog.holds(sequence), "{sequence} both waits and is out");
             }
@@ -449,11 +453,11 @@ impl Queue {
         self.check_backlog();
         self.check_extras();
         for (place, consumer) in self.consumers.iter() {
-            let held = self.unacked.iter().filter(|(_, unacked)| {
-                let of_it = unacked.holder.consumer == Some((place, consumer.subscription.consumer));
-                of_it && unacked.holder.connection == consumer.connection
+            let held = self.unacked.iter().filter(|(_, held)| {
+                let of_it = held.holder.consumer == Some((place, consumer.subscription.consumer));
+                of_it && held.holder.connection == consumer.connection
             });
-            let held: usize = held.map(|(_, unacked)| unacked.count() as usize).sum();
+            let held: usize = held.map(|(_, held)| held.count() as usize).sum();
             assert_eq!(held, consumer.in_flight as usize, "count of unacked messages");
             let prefetch = consumer.subscription.prefetch as usize;
             assert!(prefetch == 0 || held <= prefetch, "{held} unacked with prefetch {prefetch}");
@@ -462,12 +466,12 @@ impl Queue {
 }
 
 /// The consumer that held them may take others.
-fn release(consumers: &mut Consumers, unacked: &Unacked) {
-    let Holder { connection, consumer, .. } = unacked.holder;
+fn release(consumers: &mut Consumers, held: &Held) {
+    let Holder { connection, consumer, .. } = held.holder;
     if let Some((place, number)) = consumer
         && let Some(consumer) = consumers.get_mut(place, connection, number)
     {
-        consumer.in_flight -= unacked.count();
+        consumer.in_flight -= held.count();
     }
 }
 

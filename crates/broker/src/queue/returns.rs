@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Queue, Run};
+use super::{Queue, Run, grouped};
 use crate::record::{Span, tidy};
 use crate::sequence::Stretch;
 
@@ -19,6 +19,7 @@ impl Queue {
             }
         }
         if settings.delivery_limit.is_some_and(|limit| u64::from(run.returns) > limit) {
+            grouped::release(&mut self.extras, first, &run);
             return Some((first, run));
         }
         match settings.delayed_retry.map(|retry| retry.delay_ms(run.returns, first)) {
@@ -50,16 +51,16 @@ impl Queue {
 
     /// What a channel holds it has held since now.
     pub(crate) fn extend(&mut self, connection: usize, channel: u16, now: u64) {
-        for (_, unacked) in self.unacked.iter_mut() {
-            if (unacked.holder.connection, unacked.holder.channel) == (connection, channel) {
-                unacked.holder.since = now;
+        for (_, held) in self.unacked.iter_mut() {
+            if (held.holder.connection, held.holder.channel) == (connection, channel) {
+                held.holder.since = now;
             }
         }
     }
 
     /// Consumers that have held a message for longer than they may: connection, consumer's number, and the limit.
     pub(crate) fn late_consumers(&self, now: u64) -> BTreeSet<(usize, u32, u64)> {
-        let holders = self.unacked.iter().map(|(_, unacked)| unacked.holder);
+        let holders = self.unacked.iter().map(|(_, held)| held.holder);
         let late = holders.filter_map(|holder| {
             let (place, number) = holder.consumer?;
             let timeout = self.consumers.find_at(place, holder.connection, number)?.subscription.timeout_ms?;
@@ -71,11 +72,11 @@ impl Queue {
     /// Recovery: messages were given back so often.
     pub(crate) fn recover_returns(&mut self, span: Span, returns: u16) {
         self.saw_sequence(span.end());
-        let mut found = Vec::new();
+        let mut found = self.take_grouped(span);
         for runs in Queue::levels_mut(&mut self.extras).chain([&mut self.front, &mut self.behind]) {
-            runs.remove(span.first, span.end() - 1, |first, run| found.push((first, Run { returns, ..run })));
+            runs.remove(span.first, span.end() - 1, |first, run| found.push((first, run)));
         }
-        found.into_iter().rev().for_each(|(first, run)| self.enqueue(first, run));
+        found.into_iter().rev().for_each(|(first, run)| self.enqueue(first, Run { returns, ..run }));
         let Queue { extras, backlog, .. } = self;
         let on_disk = (span.first..span.end()).filter(|number| backlog.holds(*number));
         extras.get_or_insert_default().returned_on_disk.extend(on_disk.map(|number| (number, returns)));

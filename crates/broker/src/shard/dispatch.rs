@@ -15,27 +15,41 @@ const BUSY_SETTLED: u32 = 64;
 impl Shard {
     /// Hands out what waits in a queue to consumers that can take it.
     pub(super) fn dispatch(&mut self, id: QueueId) {
-        if self.queues.get(&id).is_some_and(Queue::has_extras) {
-            self.before_dispatch(id);
+        let has_extras = self.queues.get(&id).is_some_and(Queue::has_extras);
+        loop {
+            if has_extras {
+                self.before_dispatch(id);
+            }
+            if !self.hand_out(id) {
+                return;
+            }
         }
+    }
+
+    /// The same, without looking at the clock before. True when it has to be looked at to go on.
+    fn hand_out(&mut self, id: QueueId) -> bool {
         let Shard { queues, outbox, usage, progressed, congested, now, .. } = self;
         let Some(queue) = queues.get_mut(&id).filter(|queue| !queue.closing) else {
-            return;
+            return false;
         };
         while let Some(ready) = queue.next_run_len() {
             let Some(turn) = queue.consumers.pick(ready, |connection| outbox.is_writable(connection)) else {
                 *congested |= *progressed && queue.ready_len() > CONGESTED_LEN;
-                return;
+                return false;
             };
             let Some((connection, delivery)) =
                 queue.hand_out(id, turn, *now, |settled| usage.remove(settled))
             else {
-                return;
+                return false;
             };
             outbox.push_at(connection, Effect::Deliver(delivery));
+            if queue.next_is_old(now.saturating_sub(1)) {
+                return true;
+            }
         }
         // Consumers that could take more wait for the disk.
         *congested |= queue.waits_for_disk() && !queue.consumers.is_empty();
+        false
     }
 
     /// Logs what the round settled and delivered of one queue's stored messages.

@@ -414,7 +414,7 @@ impl Shard {
         for queue in self.queues.values() {
             queue.check();
             let free = queue.consumers.anyone_free(|connection| self.outbox.is_writable(connection));
-            let stuck = free && !queue.closing && queue.ready_len() > 0 && !queue.waits_for_disk();
+            let stuck = free && !queue.closing && queue.has_next() && !queue.waits_for_disk();
             assert!(!stuck, "{}: a message waits though a consumer could take it", queue.options.label);
             let forgotten = free && !queue.closing && queue.waits_for_disk() && !queue.is_reading();
             assert!(!forgotten, "{}: nobody reads what a consumer could take", queue.options.label);

@@ -4,6 +4,7 @@
 //! numbers the smallest counts, of anything else the argument, then the operator's word, then the policy's. One thing is
 //! different in quorum queues: there a policy's overflow counts more than the argument.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::Queue;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub overflow: Overflow,
     /// `x-max-priority`: the highest priority that counts. Not for policies.
     pub max_priority: Option<u8>,
+    /// `x-group-header` and `x-group-concurrency`: messages take turns by group. Not for policies.
+    pub groups: Option<MessageGroups>,
     /// `x-single-active-consumer`: whether one consumer at a time gets everything. Not for policies.
     pub single_active_consumer: bool,
     /// `delivery-limit`: how often a message may come back, 20 in a quorum queue of which nothing is said. `None` is no
@@ -52,6 +55,15 @@ pub struct Settings {
     pub max_age_ms: Option<u64>,
     /// `stream-max-segment-size-bytes`: when a stream begins a new segment.
     pub segment_size: Option<u64>,
+}
+
+/// How the messages of a queue are grouped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageGroups {
+    /// The header whose value names a message's group.
+    pub header: Arc<str>,
+    /// How many messages of a group may be unacked at once.
+    pub concurrency: NonZeroU32,
 }
 
 /// The type of a queue.
@@ -174,6 +186,7 @@ impl Settings {
             max_length_bytes: said.least("x-max-length-bytes"),
             overflow,
             max_priority: arguments.int("x-max-priority").and_then(|value| u8::try_from(value).ok()),
+            groups: groups(arguments),
             single_active_consumer: arguments.bool("x-single-active-consumer").unwrap_or(false),
             delivery_limit: said.delivery_limit(kind),
             consumer_timeout_ms: said.least("x-consumer-timeout"),
@@ -253,6 +266,15 @@ impl<'a> Said<'a> {
             jitter_percent: u8::try_from(jitter).unwrap_or(100),
         })
     }
+}
+
+fn groups(arguments: &Arguments) -> Option<MessageGroups> {
+    let header = arguments.string("x-group-header")?.into();
+    let concurrency = arguments.int("x-group-concurrency").and_then(|number| u32::try_from(number).ok());
+    Some(MessageGroups {
+        header,
+        concurrency: concurrency.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN),
+    })
 }
 
 fn policy_key(key: &str) -> &str {

@@ -304,6 +304,55 @@ fn arguments_of_queues() {
     "#]]);
 }
 
+#[test]
+fn arguments_of_message_groups() {
+    let long = "h".repeat(256);
+    let alone: [(&str, Value<'_>); 5] = [
+        ("x-group-header", "x-group-id".into()),
+        ("x-group-header", "".into()),
+        ("x-group-header", (&*long).into()),
+        ("x-group-header", 1i32.into()),
+        ("x-group-concurrency", 2i32.into()),
+    ];
+    let beside: [(&str, Value<'_>); 9] = [
+        ("x-group-concurrency", 1i32.into()),
+        ("x-group-concurrency", 65_535i32.into()),
+        ("x-group-concurrency", 65_536i32.into()),
+        ("x-group-concurrency", 0i32.into()),
+        ("x-group-concurrency", (-1i32).into()),
+        ("x-group-concurrency", "2".into()),
+        ("x-max-priority", 3i32.into()),
+        ("x-queue-type", "quorum".into()),
+        ("x-queue-type", "stream".into()),
+    ];
+    let mut story = Story::default();
+    for (key, value) in alone {
+        let arguments = arguments(|table| table.with(key, value));
+        declare_and_forget(&mut story, &DeclareQueue { arguments, ..queue("q") });
+    }
+    for (key, value) in beside {
+        let arguments = arguments(|table| table.with("x-group-header", "id").with(key, value));
+        declare_and_forget(&mut story, &DeclareQueue { arguments, durable: true, ..queue("q") });
+    }
+    story.text = story.text.replace(&long, "h…");
+    story.ends(&expect![[r#"
+        {"x-group-header": longstr x-group-id}: ok
+        {"x-group-header": longstr }: 406 invalid arg 'x-group-header' for queue 'q' in vhost '/': "expected 1 to 255 bytes, got 0"
+        {"x-group-header": longstr h…}: 406 invalid arg 'x-group-header' for queue 'q' in vhost '/': "expected 1 to 255 bytes, got 256"
+        {"x-group-header": signedint 1}: 406 invalid arg 'x-group-header' for queue 'q' in vhost '/': {unacceptable_type,signedint}
+        {"x-group-concurrency": signedint 2}: 406 invalid arg 'x-group-concurrency' for queue 'q' in vhost '/': "needs x-group-header"
+        {"x-group-concurrency": signedint 1, "x-group-header": longstr id}: ok
+        {"x-group-concurrency": signedint 65535, "x-group-header": longstr id}: ok
+        {"x-group-concurrency": signedint 65536, "x-group-header": longstr id}: 406 invalid arg 'x-group-concurrency' for queue 'q' in vhost '/': {max_value_exceeded,65536}
+        {"x-group-concurrency": signedint 0, "x-group-header": longstr id}: 406 invalid arg 'x-group-concurrency' for queue 'q' in vhost '/': {value_zero,0}
+        {"x-group-concurrency": signedint -1, "x-group-header": longstr id}: 406 invalid arg 'x-group-concurrency' for queue 'q' in vhost '/': {value_negative,-1}
+        {"x-group-concurrency": longstr 2, "x-group-header": longstr id}: 406 invalid arg 'x-group-concurrency' for queue 'q' in vhost '/': "expected integer, got longstr"
+        {"x-group-header": longstr id, "x-max-priority": signedint 3}: 406 invalid arg 'x-group-header' for queue 'q' in vhost '/': "cannot be combined with x-max-priority: the messages of a group stay in order"
+        {"x-group-header": longstr id, "x-queue-type": longstr quorum}: ok
+        {"x-group-header": longstr id, "x-queue-type": longstr stream}: 406 invalid arg 'x-group-header' for queue 'q' in vhost '/' of queue type rabbit_stream_queue
+    "#]]);
+}
+
 fn declare_and_forget(story: &mut Story, wish: &DeclareQueue) {
     let text = story.meta.decide(Change::DeclareQueue(wish.clone()));
     let text =

@@ -144,6 +144,7 @@ fn all_keys_become_settings() {
         max_length_bytes: Some(4),
         overflow: Overflow::RejectPublish,
         max_priority: None,
+        groups: None,
         single_active_consumer: false,
         delivery_limit: Some(5),
         consumer_timeout_ms: Some(6),
@@ -327,6 +328,7 @@ fn policies_that_make_no_sense() {
     asked.extend(
         [
             refused("max-priority", 1i64.into()),
+            refused("group-header", "x-group-id".into()),
             refused("message-ttl", "x".into()),
             refused("message-ttl", (-1i64).into()),
             refused("message-ttl", (arguments::DURATION_MS_MAX + 1).into()),
@@ -356,6 +358,7 @@ fn policies_that_make_no_sense() {
             406 operator policy 'p' in vhost '/': key 'dead-letter-exchange' is not known, expected one of message-ttl, expires, max-length, max-length-bytes, overflow, delivery-limit
             406 operator policy 'p' in vhost '/': key 'ha-mode' is not known, expected one of message-ttl, expires, max-length, max-length-bytes, overflow, delivery-limit
             406 policy 'p' in vhost '/': key 'max-priority' is not known, expected one of message-ttl, expires, max-length, max-length-bytes, overflow, delivery-limit, alternate-exchange, dead-letter-exchange, dead-letter-routing-key, consumer-timeout, dead-letter-strategy, delayed-retry-type, delayed-retry-min, delayed-retry-max, delayed-retry-backoff, delayed-retry-jitter, max-age, stream-max-segment-size-bytes, stream-filter-size-bytes, max-segment-size, queue-leader-locator, queue-master-locator, initial-cluster-size, target-group-size, consumer-disconnected-timeout, queue-mode, queue-version, max-in-memory-length, max-in-memory-bytes, ha-mode, ha-params, ha-sync-mode, ha-sync-batch-size, ha-promote-on-shutdown, ha-promote-on-failure
+            406 policy 'p' in vhost '/': key 'group-header' is not known, expected one of message-ttl, expires, max-length, max-length-bytes, overflow, delivery-limit, alternate-exchange, dead-letter-exchange, dead-letter-routing-key, consumer-timeout, dead-letter-strategy, delayed-retry-type, delayed-retry-min, delayed-retry-max, delayed-retry-backoff, delayed-retry-jitter, max-age, stream-max-segment-size-bytes, stream-filter-size-bytes, max-segment-size, queue-leader-locator, queue-master-locator, initial-cluster-size, target-group-size, consumer-disconnected-timeout, queue-mode, queue-version, max-in-memory-length, max-in-memory-bytes, ha-mode, ha-params, ha-sync-mode, ha-sync-batch-size, ha-promote-on-shutdown, ha-promote-on-failure
             406 policy 'p' in vhost '/': message-ttl is the string 'x', expected an integer from 0 to 315360000000
             406 policy 'p' in vhost '/': message-ttl is -1, expected an integer from 0 to 315360000000
             406 policy 'p' in vhost '/': message-ttl is 315360000001, expected an integer from 0 to 315360000000
