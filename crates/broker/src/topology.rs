@@ -4,6 +4,7 @@
 //! after each change and sessions route from theirs without a lock. Only [`crate::meta`] changes one.
 
 mod binding;
+pub(crate) mod deduplication;
 mod delay;
 mod exchange;
 pub(crate) mod headers;
@@ -27,6 +28,8 @@ use crate::limits::VhostLimits;
 use crate::policy::{Policy, Tier};
 
 pub use binding::{Binding, Destination};
+pub(crate) use deduplication::IDS_MAX;
+pub use deduplication::{Deduplication, Duplicates, Identity};
 pub use delay::due_ms;
 pub(crate) use delay::queue_name as delay_queue_name;
 pub(crate) use exchange::delayed_kind;

@@ -15,13 +15,17 @@ use broker::page::Limits;
 use broker::queue::Options;
 use broker::record::{Record, Span, VERSION};
 use broker::shard::{Batch, Command, Confirm, Effect, Publish, Reason, Reply, Request, Shard};
-use broker::topology::{DelayedRetry, Overflow, QueueKind, Settings};
+use broker::topology::{Deduplication, DelayedRetry, Duplicates, Identity, Overflow, QueueKind, Settings};
 use disk::{Journal, Pager};
 use proptest::option;
 use proptest::prelude::*;
 
 const QUEUE: QueueId = QueueId(7);
 const CLIENT: ConnectionId = ConnectionId(1);
+
+/// The window of an exchange, and what it remembers.
+const WINDOW: u64 = 9;
+const THROUGH: Identity = Identity { window: WINDOW, id: [0; 16], size: 3, ttl_ms: Some(50) };
 
 /// Room for a few messages.
 const LIMITS: Limits =
@@ -31,6 +35,8 @@ const LIMITS: Limits =
 struct New {
     priority: Option<u8>,
     ttl: Option<u64>,
+    /// What it shall be remembered by, and whether it comes through an exchange that deduplicates, too.
+    id: Option<(u8, bool)>,
     size: usize,
 }
 
@@ -48,11 +54,13 @@ enum Step {
 }
 
 fn new() -> impl Strategy<Value = New> {
-    (option::of(0..10u8), option::weighted(0.2, 0..30u64), 0..40usize).prop_map(|(priority, ttl, size)| New {
-        priority,
-        ttl,
-        size,
-    })
+    (
+        option::of(0..10u8),
+        option::weighted(0.2, 0..30u64),
+        option::of((0..6u8, proptest::bool::weighted(0.3))),
+        0..40usize,
+    )
+        .prop_map(|(priority, ttl, id, size)| New { priority, ttl, id, size })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -85,6 +93,7 @@ prop_compose! {
         max_priority in option::weighted(0.3, 0..5u8),
         delivery_limit in option::of(0..3u64),
         delayed_retry in option::weighted(0.3, retry()),
+        deduplication in option::weighted(0.4, (1..5u32, option::of(0..40u64))),
     ) -> Settings {
         Settings {
             kind: if quorum && max_priority.is_none() { QueueKind::Quorum } else { QueueKind::Classic },
@@ -96,6 +105,7 @@ prop_compose! {
             max_priority,
             delivery_limit,
             delayed_retry,
+            deduplication: deduplication.map(|(size, ttl_ms)| Deduplication { size, ttl_ms, header: "id".into() }),
             ..Settings::default()
         }
     }
@@ -120,6 +130,8 @@ struct Model {
     unacked: Vec<Kept>,
     delayed: Vec<(u64, Kept)>,
     dead: Vec<(u64, Reason)>,
+    /// What is remembered, by window: ids, and until when.
+    seen: BTreeMap<u64, VecDeque<(u8, u64)>>,
 }
 
 impl Model {
@@ -199,8 +211,40 @@ impl Model {
         expired.iter().for_each(|kept| self.dies(kept, Reason::Expired));
     }
 
-    /// Whether a message is taken.
-    fn publish(&mut self, kept: Kept, now: u64) -> bool {
+    /// The windows that look at a message with this id: their numbers, sizes and times.
+    fn windows(&self, id: Option<(u8, bool)>) -> Vec<(u64, u32, Option<u64>)> {
+        let of_queue = self.settings.deduplication.as_ref().map(|of| (0, of.size, of.ttl_ms));
+        let of_exchange = (WINDOW, THROUGH.size, THROUGH.ttl_ms);
+        match id {
+            None => Vec::new(),
+            Some((_, true)) => of_queue.into_iter().chain([of_exchange]).collect(),
+            Some((_, false)) => of_queue.into_iter().collect(),
+        }
+    }
+
+    fn is_duplicate(&self, id: Option<(u8, bool)>, now: u64) -> bool {
+        self.windows(id).into_iter().any(|(window, _, _)| {
+            let seen = self.seen.get(&window).into_iter().flatten();
+            seen.into_iter().any(|(seen, until)| Some(*seen) == id.map(|(id, _)| id) && *until > now)
+        })
+    }
+
+    fn remember(&mut self, id: Option<(u8, bool)>, now: u64) {
+        for (window, size, ttl) in self.windows(id) {
+            let seen = self.seen.entry(window).or_default();
+            seen.retain(|(seen, _)| Some(*seen) != id.map(|(id, _)| id));
+            seen.extend(id.map(|(id, _)| (id, ttl.map_or(u64::MAX, |ttl| now + ttl))));
+            while seen.len() > size as usize {
+                seen.pop_front();
+            }
+        }
+    }
+
+    /// Whether a message is taken, or was before.
+    fn publish(&mut self, kept: Kept, id: Option<(u8, bool)>, now: u64) -> bool {
+        if self.is_duplicate(id, now) {
+            return true;
+        }
         if self.settings.overflow != Overflow::DropHead && self.is_full(1) {
             self.look_at_clock(now);
             if self.is_full(1) {
@@ -210,6 +254,7 @@ impl Model {
                 return false;
             }
         }
+        self.remember(id, now);
         self.put(kept);
         true
     }
@@ -232,6 +277,7 @@ impl Model {
             self.ready.clear();
             self.unacked.clear();
             self.delayed.clear();
+            self.seen.clear();
             return;
         }
         let back = self.unacked.drain(..).map(|kept| Kept { redelivered: true, ..kept });
@@ -269,6 +315,7 @@ impl World {
             unacked: Vec::new(),
             delayed: Vec::new(),
             dead: Vec::new(),
+            seen: BTreeMap::new(),
         };
         let mut world = World {
             model,
@@ -346,12 +393,14 @@ impl World {
     fn publish(&mut self, new: Vec<New>) {
         let mut batch = Batch { routes: vec![Arc::from([QUEUE])], ..Batch::default() };
         let mut expected = BTreeMap::new();
-        for New { priority, ttl, size } in new {
+        for New { priority, ttl, id, size } in new {
             self.published += 1;
             let number = self.published;
             let expiration = ttl.map(|ttl| ttl.to_string());
+            let headers = id.map(|(id, _)| TableBuilder::new().with("id", id));
             let properties = PropertiesBuilder {
                 priority,
+                headers: headers.as_ref().map(TableBuilder::as_table),
                 expiration: expiration.as_deref(),
                 ..PropertiesBuilder::default()
             };
@@ -359,12 +408,16 @@ impl World {
             body.resize(8 + size, 0);
             let parts = Parts { route: b"\0\x01q", properties: &properties.to_bytes(), body: &body };
             let (messages, expires) = (parts.to_messages(), ttl.is_some());
+            let duplicates = match id {
+                Some((id, true)) => Duplicates::Drop(Identity { id: [id; 16], ..THROUGH }),
+                Some((_, false)) | None => Duplicates::AsQueuesSay,
+            };
             let (persistent, confirm) = (true, Some((1, number)));
-            batch.runs.push(Publish { messages, persistent, expires, route: 0, confirm });
+            batch.runs.push(Publish { messages, persistent, expires, duplicates, route: 0, confirm });
             let level = self.model.level(priority);
             let (arrived, size) = (self.now, body.len() as u64);
             let kept = Kept { number, level, arrived, ttl, size, returns: 0, redelivered: false };
-            expected.insert(number, self.model.publish(kept, self.now));
+            expected.insert(number, self.model.publish(kept, id, self.now));
         }
         self.model.look(self.now);
         self.send(Command::Publish(batch));
@@ -496,7 +549,9 @@ impl World {
             self.step(Step::Get { no_ack: true });
         }
         self.step(Step::Get { no_ack: true });
-        assert_eq!((self.shard.message_bytes(), self.shard.live_bytes()), (0, 0), "nothing is left");
+        if self.model.seen.is_empty() {
+            assert_eq!((self.shard.message_bytes(), self.shard.live_bytes()), (0, 0), "nothing is left");
+        }
     }
 }
 
@@ -507,7 +562,14 @@ fn delayed(ms: i64) -> Publish {
     let properties = PropertiesBuilder { headers, ..PropertiesBuilder::default() }.to_bytes();
     let body = ms.to_be_bytes();
     let messages = Parts { route: b"\0\x01q", properties: &properties, body: &body }.to_messages();
-    Publish { messages, persistent: true, expires: false, route: 0, confirm: None }
+    Publish {
+        messages,
+        persistent: true,
+        expires: false,
+        duplicates: Duplicates::default(),
+        route: 0,
+        confirm: None,
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use broker::message::Parts;
 use broker::queue::{Options, Subscription};
 use broker::record::{Log, Position, Span};
 use broker::shard::{Batch, Command, Effect, Publish, Request, Shard};
-use broker::topology::Settings;
+use broker::topology::{Duplicates, Settings};
 use broker::window::Window;
 
 const QUEUE: QueueId = QueueId(1);
@@ -41,8 +41,14 @@ fn round(shard: &mut Shard, from: ConnectionId, command: Command) -> usize {
 
 fn publish(count: usize) -> Command {
     let parts = Parts { route: b"\0\x01q", properties: &[0, 0], body: &[7; 1024] };
-    let one =
-        Publish { messages: parts.to_messages(), persistent: false, expires: false, route: 0, confirm: None };
+    let one = Publish {
+        messages: parts.to_messages(),
+        persistent: false,
+        expires: false,
+        duplicates: Duplicates::default(),
+        route: 0,
+        confirm: None,
+    };
     Command::Publish(Batch { routes: vec![Arc::from([QUEUE])], runs: vec![one; count], confirms: Vec::new() })
 }
 
@@ -140,7 +146,14 @@ fn a_fan_out_counts_in_the_log_as_what_it_takes_there_and_is_copied_as_such() {
         Parts { route: b"\0\x01q", properties: &[0, 0], body: &[7; 16] }.encode(&mut bytes);
     }
     let messages = broker::message::Messages::encoded(bytes.freeze(), 1000);
-    let runs = vec![Publish { messages, persistent: true, expires: false, route: 0, confirm: None }];
+    let runs = vec![Publish {
+        messages,
+        persistent: true,
+        expires: false,
+        duplicates: Duplicates::default(),
+        route: 0,
+        confirm: None,
+    }];
     let batch = Batch { routes: vec![queues], runs, confirms: Vec::new() };
     shard.handle(PUBLISHER, Command::Publish(batch), &mut log);
     let (written, live) = (log.0, shard.live_bytes());

@@ -13,7 +13,7 @@ use crate::password::PasswordHash;
 use crate::policy::{Policy, Tier};
 use crate::topology::{
     ALTERNATE_EXCHANGE, Binding, Destination, Exchange, ExchangeKind, Metadata, Queue, QueueKind, Vhost,
-    delay_queue_name, delayed_kind, headers, pick,
+    deduplication, delay_queue_name, delayed_kind, headers, pick,
 };
 
 /// Ids are reserved in blocks of this many, so that transient queues rarely wait for a disk.
@@ -96,6 +96,7 @@ impl Meta {
         {
             return Err(arguments::invalid_type(subject, ALTERNATE_EXCHANGE, value));
         }
+        deduplication::validate(&wish.arguments)?;
         let routing_kind = match wish.kind {
             ExchangeKind::Delayed => delayed_kind(&wish.arguments)?,
             kind => kind,

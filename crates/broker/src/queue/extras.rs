@@ -7,6 +7,7 @@ use amqp::properties::Properties;
 
 use super::limits::body_bytes;
 use super::runs::Runs;
+use super::seen::Windows;
 use super::times::{Mark, Times};
 use super::{Queue, Run};
 use crate::message::Message;
@@ -35,6 +36,8 @@ pub(crate) struct Extras {
     pub(super) returned: Vec<(u16, Span)>,
     /// How often messages came back whose segment does not know it.
     pub(super) returned_on_disk: BTreeMap<u64, u16>,
+    /// Messages that it took and takes no copy of.
+    pub(super) seen: Windows,
     /// Bytes of bodies that wait; counted where a limit asks for it.
     pub(super) ready_bytes: u64,
     /// When somebody last used the queue; kept if it expires.
@@ -360,6 +363,7 @@ impl Queue {
 
     pub(super) fn check_extras(&self) {
         self.levels().for_each(Runs::check);
+        self.check_seen();
         let Some(extras) = &self.extras else { return };
         if self.options.settings.max_length_bytes.is_some() && self.backlog.is_empty() {
             let bytes: u64 = self.ready().map(|(_, run)| body_bytes(run)).sum();

@@ -11,12 +11,15 @@ mod paging;
 mod returns;
 mod run;
 mod runs;
+mod seen;
 mod times;
 
 pub use consumer::Subscription;
 pub(crate) use consumer::{Consumer, Consumers, Place, Turn};
 pub(crate) use paging::to_page;
 pub(crate) use run::{Logged, Run, Stored};
+pub(crate) use seen::SEEN_WEIGHT;
+pub use seen::Seen;
 pub use times::Mark;
 
 use crate::id::QueueId;

@@ -12,6 +12,7 @@
 
 mod care;
 mod dispatch;
+mod duplicates;
 mod outbox;
 mod paging;
 mod publish;
@@ -31,6 +32,7 @@ use crate::message::Messages;
 use crate::queue::{Options, Queue, Subscription};
 use crate::record::{Log, Position, Span};
 use crate::stream::{self, Reading};
+use crate::topology::Duplicates;
 use outbox::Outbox;
 pub use outbox::weight;
 use paging::Paging;
@@ -68,6 +70,8 @@ pub struct Publish {
     pub persistent: bool,
     /// Some of them have their own time to live.
     pub expires: bool,
+    /// What is to be done if they came before.
+    pub duplicates: Duplicates,
     /// Which of the batch's routes they take.
     pub route: usize,
     /// Publisher and number, if it is one message whose publisher wants to hear if a queue refuses it.
@@ -303,6 +307,7 @@ impl Shard {
     pub fn drop_queue(&mut self, queue: QueueId) {
         if let Some(dropped) = self.queues.remove(&queue) {
             dropped.runs().for_each(|(_, run)| self.usage.remove(run));
+            self.usage.remove_seen(&dropped);
             self.paging.dropped(queue, &dropped);
             if let Some(at) = dropped.deadline_was() {
                 self.deadlines.remove(&(at, queue));
@@ -408,6 +413,7 @@ impl Shard {
     pub fn check(&self) {
         let mut usage = Usage::default();
         self.queues.values().flat_map(Queue::runs).for_each(|(_, run)| usage.add(run));
+        self.queues.values().for_each(|queue| usage.add_seen(queue));
         self.streams.runs().for_each(|run| usage.add(run));
         assert_eq!(self.usage, usage, "what all messages take");
         for queue in self.queues.values() {

@@ -64,6 +64,9 @@ impl Topology {
             let Some(exchange) = vhost.exchange(name).filter(|_| seen.insert(name)) else {
                 continue;
             };
+            if exchange.deduplicates() {
+                return true;
+            }
             match exchange.kind {
                 ExchangeKind::Headers | ExchangeKind::Random | ExchangeKind::Delayed => return true,
                 ExchangeKind::ConsistentHash if pick::looks_at_properties(exchange) => return true,
@@ -125,8 +128,8 @@ impl<'a> Routing<'a, '_> {
     fn visit_source(&mut self, exchange: &Exchange, source: &'a Source) {
         let Envelope { routing_keys, properties, random, .. } = *self.message;
         match exchange.routing_kind() {
-            // It has another one.
-            ExchangeKind::Delayed => {}
+            // They have another one.
+            ExchangeKind::Delayed | ExchangeKind::Deduplication => {}
             ExchangeKind::Direct => routing_keys.iter().for_each(|key| self.take(source.with_key(key))),
             ExchangeKind::Fanout => self.take(source.all()),
             ExchangeKind::Topic => {

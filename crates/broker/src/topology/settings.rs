@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::Queue;
+use super::{Deduplication, Queue};
 use crate::arguments::Arguments;
 use crate::stream::age_ms;
 
@@ -46,6 +46,8 @@ pub struct Settings {
     pub consumer_timeout_ms: Option<u64>,
     /// `delayed-retry-type`, `-min` and `-max`: how long a message waits that came back.
     pub delayed_retry: Option<DelayedRetry>,
+    /// `x-message-deduplication`: what it remembers, to take no message twice. Not for policies.
+    pub deduplication: Option<Deduplication>,
     /// Messages wait here for their time, and nobody takes them.
     pub delays: bool,
     /// `max-age`: how long a stream keeps a message, in milliseconds.
@@ -178,6 +180,7 @@ impl Settings {
             delivery_limit: said.delivery_limit(kind),
             consumer_timeout_ms: said.least("x-consumer-timeout"),
             delayed_retry: said.delayed_retry(),
+            deduplication: Deduplication::of(arguments),
             delays: false,
             max_age_ms: said.max_age_ms(),
             segment_size: said.least("x-stream-max-segment-size-bytes"),

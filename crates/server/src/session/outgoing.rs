@@ -65,8 +65,9 @@ impl Parcel {
         if !routes.last().is_some_and(|last| Arc::ptr_eq(last, queues)) {
             routes.push(Arc::clone(queues));
         }
-        let Traits { persistent, expires } = draft.traits;
-        runs.push(Publish { messages, persistent, expires, route: routes.len() - 1, confirm: draft.confirm });
+        let Traits { persistent, expires, duplicates } = draft.traits;
+        let (route, confirm) = (routes.len() - 1, draft.confirm);
+        runs.push(Publish { messages, persistent, expires, duplicates, route, confirm });
     }
 
     fn confirm(&mut self, publisher: u32, number: u64) {

@@ -9,7 +9,7 @@ use amqp::properties::Properties;
 use amqp::receiver::Publish;
 use broker::access::{Operation, Resource};
 use broker::message::Parts;
-use broker::topology::Envelope;
+use broker::topology::{Duplicates, Envelope};
 
 use super::copies::Copies;
 use super::drafts::Traits;
@@ -44,7 +44,8 @@ impl Session {
         if route.is_empty() {
             self.unroutable(number, &parts, mandatory, out);
         } else {
-            let traits = Traits { persistent: properties.is_persistent(), expires: false };
+            let duplicates = Duplicates::AsQueuesSay;
+            let traits = Traits { persistent: properties.is_persistent(), expires: false, duplicates };
             outgoing.publish(route, &parts, traits, confirm);
         }
         true
@@ -77,11 +78,11 @@ impl Session {
         let mut names = Vec::new();
         content::put_exchange_and_key(&mut names, method.exchange, method.routing_key);
         let copies = Copies::read(properties)?;
-        let route = self.route(&names, method, properties, &copies)?;
+        let (route, duplicates) = self.route(&names, method, properties, &copies)?;
         self.check_user_id(properties)?;
         check_expiration(properties)?;
         let expires = properties.expiration().is_some();
-        let traits = Traits { persistent: properties.is_persistent(), expires };
+        let traits = Traits { persistent: properties.is_persistent(), expires, duplicates };
         let rewritten = self.rewrite(number, properties, &copies)?;
         let properties = rewritten.as_deref().unwrap_or(properties.as_bytes());
         let parts = Parts { route: &names, properties, body };
@@ -163,18 +164,18 @@ impl Session {
         }
     }
 
-    /// Where a message goes, if this user may publish there.
+    /// Where a message goes, if this user may publish there, and what is to be done if it came before.
     fn route(
         &mut self,
         names: &[u8],
         method: basic::Publish<'_>,
         properties: Properties<'_>,
         copies: &Copies<'_>,
-    ) -> Result<Route, Error> {
+    ) -> Result<(Route, Duplicates), Error> {
         if copies.is_empty()
             && let Some(route) = self.routes.get(self.topology.version(), names)
         {
-            return Ok(Arc::clone(route));
+            return Ok((Arc::clone(route), Duplicates::AsQueuesSay));
         }
         let basic::Publish { exchange, routing_key, .. } = method;
         let vhost = &*self.identity.vhost;
@@ -186,14 +187,15 @@ impl Session {
             return Err(Error::access_refused(text));
         }
         if let Some(queue) = reply_to::parse(exchange, routing_key).filter(|_| copies.is_empty()) {
-            return Ok(self.outgoing.route(&[queue], false));
+            return Ok((self.outgoing.route(&[queue], false), Duplicates::AsQueuesSay));
         }
         let routing_keys = copies.with(routing_key);
         for key in &routing_keys {
             self.authorize_key(Operation::Write, &found, key)?;
         }
-        let message =
-            Envelope { routing_keys: &routing_keys, properties, random: self.random.next(), due: false };
+        let identity = found.identify(properties);
+        let random = identity.map_or_else(|| self.random.next(), |identity| identity.chance());
+        let message = Envelope { routing_keys: &routing_keys, properties, random, due: false };
         let mut queues = Vec::new();
         self.topology.route(vhost, exchange, &message, &mut queues).map_err(|error| refused(&error))?;
         let by_more = self.topology.routes_by_more_than_key(vhost, exchange);
@@ -206,7 +208,7 @@ impl Session {
         if !by_more && copies.is_empty() {
             self.routes.put(names, Arc::clone(&route));
         }
-        Ok(route)
+        Ok((route, identity.map_or(Duplicates::AsQueuesSay, Duplicates::Drop)))
     }
 
     /// A message may name its publisher, but only truly.

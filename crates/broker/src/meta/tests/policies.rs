@@ -148,6 +148,7 @@ fn all_keys_become_settings() {
         delivery_limit: Some(5),
         consumer_timeout_ms: Some(6),
         delayed_retry: Some(DelayedRetry { min_ms: 7, max_ms: 8, exponential: true, jitter_percent: 9 }),
+        deduplication: None,
         delays: false,
         max_age_ms: None,
         segment_size: None,
