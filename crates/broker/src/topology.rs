@@ -8,6 +8,7 @@ pub(crate) mod deduplication;
 mod delay;
 mod exchange;
 pub(crate) mod headers;
+pub(crate) mod history;
 mod metadata;
 pub(crate) mod pick;
 mod policies;

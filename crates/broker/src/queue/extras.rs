@@ -2,6 +2,7 @@
 //! A plain queue has none of it, and pays for none of it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use amqp::properties::Properties;
 
@@ -13,6 +14,7 @@ use super::{Queue, Run};
 use crate::message::Message;
 use crate::record::Span;
 use crate::sequence::Stretch;
+use crate::shard::Bookmark;
 use crate::topology::{QueueKind, Settings, due_ms};
 
 /// Priority from which a message of a quorum queue goes before others.
@@ -223,6 +225,14 @@ impl Queue {
     /// What was returned and waits for its time.
     pub(super) fn delayed(&self) -> impl Iterator<Item = (u64, &Run)> {
         self.extras.iter().flat_map(|extras| extras.delayed.iter().map(|((_, first), run)| (*first, run)))
+    }
+
+    /// What waits for its time, by that time, from behind a place on.
+    pub(super) fn delayed_after(&self, after: Option<Bookmark>) -> impl Iterator<Item = (Bookmark, &Run)> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded((after.due_ms, after.number)));
+        let delayed =
+            self.extras.iter().flat_map(move |extras| extras.delayed.range((from, Bound::Unbounded)));
+        delayed.map(|((due_ms, number), run)| (Bookmark { due_ms: *due_ms, number: *number }, run))
     }
 
     /// Takes out what was returned and waits for its time, piece by piece.

@@ -26,7 +26,7 @@ use crate::id::QueueId;
 use crate::message::Messages;
 use crate::record::{Span, tidy};
 use crate::sequence::{Sequence, Stretch};
-use crate::shard::Delivery;
+use crate::shard::{Bookmark, Delivery};
 use crate::topology::Settings;
 use backlog::Backlog;
 use extras::Extras;
@@ -401,6 +401,25 @@ impl Queue {
     /// All messages in memory that wait.
     fn ready(&self) -> impl Iterator<Item = (u64, &Run)> {
         self.levels().chain([&self.front, &self.behind]).flat_map(Runs::iter)
+    }
+
+    /// Copies of what waits in memory, in the order in which it will go, from behind a place on: so many bytes of them,
+    /// and one at least.
+    pub(crate) fn browse(&self, after: Option<Bookmark>, size_max: usize) -> Vec<(Bookmark, Messages)> {
+        let delayed = self.delayed_after(after);
+        let ready = self.ready().map(|(first, run)| (Bookmark { due_ms: 0, number: first }, run));
+        let mut left = Some(size_max);
+        let singles = ready.chain(delayed).flat_map(|(first, run)| {
+            let numbers = (first.number..).map(move |number| Bookmark { number, ..first });
+            numbers.zip(run.messages.singles())
+        });
+        let behind = singles.filter(|(place, _)| after.is_none_or(|after| *place > after));
+        let in_size = behind.take_while(|(_, message)| {
+            let fits = left.is_some();
+            left = left.and_then(|left| left.checked_sub(message.size()));
+            fits
+        });
+        in_size.collect()
     }
 
     /// The same, to change where the log holds them.

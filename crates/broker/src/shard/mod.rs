@@ -136,10 +136,32 @@ pub enum Request {
         /// Only when no message waits.
         if_empty: bool,
     },
+    /// Show what waits, in the order in which it will go.
+    Browse(Browse),
     /// Count messages and consumers.
     Inspect(QueueId),
     /// Answer when all that was handled before is committed.
     Sync,
+}
+
+/// Which of the messages that wait are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Browse {
+    /// In which queue.
+    pub queue: QueueId,
+    /// Behind this one; `None`: from the beginning.
+    pub after: Option<Bookmark>,
+    /// So many bytes, or one message.
+    pub size_max: usize,
+}
+
+/// A message that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bookmark {
+    /// When it goes, in milliseconds since 1970; 0 where that does not depend on the time.
+    pub due_ms: u64,
+    /// Its number in its queue.
+    pub number: u64,
 }
 
 /// The good answers.
@@ -155,6 +177,8 @@ pub enum Reply {
     Purged(usize),
     /// The queue takes nothing more and can be deleted, with so many messages waiting in it.
     Deletable(usize),
+    /// Copies of what waits, each on its own, with where to go on; nothing: that was all.
+    Browsed(Vec<(Bookmark, Messages)>),
     /// What a queue holds.
     Counts {
         /// Messages that wait.

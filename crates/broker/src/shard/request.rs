@@ -1,7 +1,7 @@
 //! Requests: what a session waits for.
 
 use super::paging::Get;
-use super::{Delivery, Effect, Reply, Request, Shard};
+use super::{Browse, Delivery, Effect, Reply, Request, Shard};
 use crate::error::{Error, Kind};
 use crate::id::{ConnectionId, QueueId};
 use crate::queue::{Consumer, Holder, Queue, Run, Subscription};
@@ -14,6 +14,7 @@ impl Shard {
         if let Request::Get { queue, .. }
         | Request::Purge(queue)
         | Request::Delete { queue, .. }
+        | Request::Browse(Browse { queue, .. })
         | Request::Inspect(queue) = &request
         {
             self.dispatch(*queue);
@@ -44,6 +45,9 @@ impl Shard {
                 return self.reply_when_committed(from, token, purged.map(Reply::Purged));
             }
             Request::Delete { queue, if_unused, if_empty } => self.delete(queue, if_unused, if_empty),
+            Request::Browse(Browse { queue, after, size_max }) => {
+                self.open_queue(queue).map(|queue| Reply::Browsed(queue.browse(after, size_max)))
+            }
             Request::Inspect(queue) => {
                 let now = self.now;
                 self.touch(queue);

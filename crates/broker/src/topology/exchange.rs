@@ -37,10 +37,13 @@ pub enum ExchangeKind {
     /// All, and each message once.
     #[serde(rename = "x-message-deduplication")]
     Deduplication,
+    /// All, and those that come later get the last messages.
+    #[serde(rename = "x-recent-history")]
+    RecentHistory,
 }
 
 impl ExchangeKind {
-    const ALL: [ExchangeKind; 9] = [
+    const ALL: [ExchangeKind; 10] = [
         ExchangeKind::Direct,
         ExchangeKind::Fanout,
         ExchangeKind::Topic,
@@ -50,6 +53,7 @@ impl ExchangeKind {
         ExchangeKind::Random,
         ExchangeKind::Delayed,
         ExchangeKind::Deduplication,
+        ExchangeKind::RecentHistory,
     ];
 
     /// Reads the type of an exchange as clients write it.
@@ -70,6 +74,7 @@ impl ExchangeKind {
             ExchangeKind::Random => "x-random",
             ExchangeKind::Delayed => "x-delayed-message",
             ExchangeKind::Deduplication => "x-message-deduplication",
+            ExchangeKind::RecentHistory => "x-recent-history",
         }
     }
 }
@@ -108,7 +113,7 @@ impl Exchange {
     pub fn routing_kind(&self) -> ExchangeKind {
         match self.kind {
             ExchangeKind::Delayed => delayed_kind(&self.arguments).unwrap_or(ExchangeKind::Direct),
-            ExchangeKind::Deduplication => ExchangeKind::Fanout,
+            ExchangeKind::Deduplication | ExchangeKind::RecentHistory => ExchangeKind::Fanout,
             kind => kind,
         }
     }
@@ -168,7 +173,10 @@ const PREDECLARED: [(&str, ExchangeKind, bool); 7] = [
 /// How a delayed exchange with these arguments picks destinations.
 pub(crate) fn delayed_kind(arguments: &Arguments) -> Result<ExchangeKind, Error> {
     let kind = arguments.string(DELAYED_TYPE).and_then(|name| ExchangeKind::parse(name).ok());
-    let kind = kind.filter(|kind| !matches!(kind, ExchangeKind::Delayed | ExchangeKind::Deduplication));
+    let kind = kind.filter(|kind| {
+        use ExchangeKind::{Deduplication, Delayed, RecentHistory};
+        !matches!(kind, Delayed | Deduplication | RecentHistory)
+    });
     kind.ok_or_else(|| {
         precondition(format!("Invalid argument, '{DELAYED_TYPE}' must be an existing exchange type"))
     })

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Deduplication, Queue};
+use super::{Deduplication, Queue, history};
 use crate::arguments::Arguments;
 use crate::stream::age_ms;
 
@@ -154,6 +154,14 @@ impl Settings {
             return Settings { delays: true, ..Settings::default() };
         }
         let arguments = &said.queue.arguments;
+        if said.queue.remembers_for().is_some() {
+            let max_length = arguments.int("x-max-length").and_then(|length| u64::try_from(length).ok());
+            return Settings {
+                max_length,
+                max_length_bytes: Some(history::BYTES_MAX),
+                ..Settings::default()
+            };
+        }
         let kind = said.queue.kind();
         let overflow = said.overflow(kind);
         let dead_letter_exchange = said.text("x-dead-letter-exchange").map(Arc::from);

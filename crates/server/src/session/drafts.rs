@@ -139,7 +139,7 @@ mod tests {
 
     fn route(queues: &[u64]) -> Route {
         let queues: Arc<[QueueId]> = queues.iter().map(|queue| QueueId(*queue)).collect();
-        Arc::new(Path { shards: Box::new([(0, queues)]), refusable: false })
+        Arc::new(Path { shards: Box::new([(0, queues)]), ..Path::default() })
     }
 
     /// Publishes one message after the other, by the number of its route; `!` makes it persistent.

@@ -15,6 +15,7 @@ mod consume;
 mod copies;
 mod drafts;
 mod exchanges;
+mod history;
 mod outgoing;
 mod publish;
 mod queues;

@@ -28,12 +28,14 @@ pub(crate) struct Post {
 pub(crate) type Route = Arc<Path>;
 
 /// Queues that a message goes to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Path {
     /// Per shard, its queues there.
     pub(super) shards: Box<[(usize, Arc<[QueueId]>)]>,
     /// One of the queues may refuse it.
     pub(super) refusable: bool,
+    /// Nobody will get it: an exchange only remembers it.
+    pub(super) unheard: bool,
 }
 
 impl Path {
@@ -97,8 +99,8 @@ impl Outgoing {
         queue.shard(self.shards)
     }
 
-    /// Splits queues by shard. `refusable`: one of them may refuse messages.
-    pub(super) fn route(&self, queues: &[QueueId], refusable: bool) -> Route {
+    /// Splits queues by shard.
+    pub(super) fn path(&self, queues: &[QueueId]) -> Path {
         let mut shards: Vec<(usize, Arc<[QueueId]>)> = Vec::new();
         for shard in 0..self.shards {
             let here: Arc<[QueueId]> =
@@ -107,7 +109,7 @@ impl Outgoing {
                 shards.push((shard, here));
             }
         }
-        Arc::new(Path { shards: shards.into(), refusable })
+        Path { shards: shards.into(), ..Path::default() }
     }
 
     /// Encodes a message. This is the one copy of it until it is delivered. With `confirm`, the publisher's number and

@@ -9,11 +9,11 @@ use amqp::properties::Properties;
 use amqp::receiver::Publish;
 use broker::access::{Operation, Resource};
 use broker::message::Parts;
-use broker::topology::{Duplicates, Envelope};
+use broker::topology::{Duplicates, Envelope, Queue};
 
 use super::copies::Copies;
 use super::drafts::Traits;
-use super::outgoing::Route;
+use super::outgoing::{Path, Route};
 use super::tx::Published;
 use super::{Outcome, Session, blame, refused, reply_to};
 
@@ -95,6 +95,9 @@ impl Session {
         if route.is_empty() {
             self.unroutable(number, &parts, method.mandatory, out);
         } else {
+            if route.unheard && method.mandatory {
+                self.give_back(number, &parts, out);
+            }
             self.outgoing.publish(&route, &parts, traits, confirm);
         }
         Ok(())
@@ -127,13 +130,16 @@ impl Session {
     /// Nobody wants a message: it goes back if it was mandatory, and is confirmed in any case.
     pub(super) fn unroutable(&mut self, number: u16, parts: &Parts<'_>, mandatory: bool, out: &mut Vec<u8>) {
         if mandatory {
-            let Parts { route: exchange_and_key, properties, body } = *parts;
-            let message = content::Message { exchange_and_key, properties, body };
-            let method =
-                content::Return { reply_code: Code::NoRoute.value(), reply_text: Code::NoRoute.name() };
-            content::return_(out, number, method, message, self.identity.frame_max);
+            self.give_back(number, parts, out);
         }
         self.note_confirmed(number);
+    }
+
+    pub(super) fn give_back(&self, number: u16, parts: &Parts<'_>, out: &mut Vec<u8>) {
+        let Parts { route: exchange_and_key, properties, body } = *parts;
+        let message = content::Message { exchange_and_key, properties, body };
+        let method = content::Return { reply_code: Code::NoRoute.value(), reply_text: Code::NoRoute.name() };
+        content::return_(out, number, method, message, self.identity.frame_max);
     }
 
     /// Shards report messages as safe.
@@ -187,7 +193,7 @@ impl Session {
             return Err(Error::access_refused(text));
         }
         if let Some(queue) = reply_to::parse(exchange, routing_key).filter(|_| copies.is_empty()) {
-            return Ok((self.outgoing.route(&[queue], false), Duplicates::AsQueuesSay));
+            return Ok((Arc::new(self.outgoing.path(&[queue])), Duplicates::AsQueuesSay));
         }
         let routing_keys = copies.with(routing_key);
         for key in &routing_keys {
@@ -200,10 +206,14 @@ impl Session {
         self.topology.route(vhost, exchange, &message, &mut queues).map_err(|error| refused(&error))?;
         let by_more = self.topology.routes_by_more_than_key(vhost, exchange);
         let route = self.routes.to(self.topology.version(), &queues, || {
-            let refuses = |id| {
-                self.topology.queue_by_id(id).is_some_and(|queue| self.topology.settings(queue).may_refuse())
-            };
-            self.outgoing.route(&queues, queues.iter().any(|id| refuses(*id)))
+            let queues_there = || queues.iter().filter_map(|id| self.topology.queue_by_id(*id));
+            let refuses = |queue: &Arc<Queue>| self.topology.settings(queue).may_refuse();
+            let remembers = |queue: &Arc<Queue>| queue.remembers_for().is_some();
+            Arc::new(Path {
+                refusable: queues_there().any(refuses),
+                unheard: queues_there().all(remembers),
+                ..self.outgoing.path(&queues)
+            })
         });
         if !by_more && copies.is_empty() {
             self.routes.put(names, Arc::clone(&route));

@@ -64,6 +64,9 @@ impl Session {
             if route.is_empty() {
                 self.unroutable(number, &parts, mandatory, out);
             } else {
+                if route.unheard && mandatory {
+                    self.give_back(number, &parts, out);
+                }
                 self.outgoing.publish(&route, &parts, traits, None);
             }
         }
