@@ -592,6 +592,8 @@ fn what_waits_for_its_time_still_does_after_a_restart() {
     assert_eq!(sent_at(100), [(100, Reason::Due)]);
     assert_eq!(sent_at(299), []);
     assert_eq!(sent_at(300), [(300, Reason::Due)]);
+    world.restart();
+    assert_eq!(world.dead, [], "what has gone does not come back");
     assert_eq!((world.shard.message_bytes(), world.shard.live_bytes()), (0, 0), "nothing is left");
 }
 

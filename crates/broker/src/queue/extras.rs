@@ -164,13 +164,6 @@ impl Queue {
         {
             extras.times.recover(Mark { first: lowest, ms: now.saturating_sub(1) });
         }
-        if self.options.settings.delays
-            && let Some(extras) = &mut self.extras
-        {
-            // Only now is it known when each arrived.
-            let kept = std::mem::take(&mut extras.delayed);
-            kept.into_iter().for_each(|((_, first), run)| self.keep_until_due(first, run));
-        }
     }
 
     /// All marks, for the log.
@@ -255,8 +248,15 @@ impl Queue {
         self.extras.is_some()
     }
 
-    /// Keeps messages until the time that each asks for.
-    pub(super) fn keep_until_due(&mut self, first: u64, mut run: Run) {
+    /// What has come is sorted by the time that each message asks for. Not before: a restart finds messages by their
+    /// numbers, and learns late when they arrived.
+    pub(crate) fn sort_by_due(&mut self) {
+        while let Some((first, run)) = self.front.pop_first(u32::MAX) {
+            self.keep_until_due(first, run);
+        }
+    }
+
+    fn keep_until_due(&mut self, first: u64, mut run: Run) {
         let Some(extras) = self.extras.as_deref_mut() else { return };
         for number in first..first + u64::from(run.count()) {
             let part = if run.count() > 1 { run.split_to(1) } else { run.clone() };

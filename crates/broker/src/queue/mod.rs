@@ -162,13 +162,8 @@ impl Queue {
     }
 
     pub(crate) fn enqueue(&mut self, first: u64, run: Run) {
-        if self.extras.is_some() {
-            if self.options.settings.delays {
-                return self.keep_until_due(first, run);
-            }
-            if self.has_levels() {
-                return self.enqueue_by_priority(first, run);
-            }
+        if self.has_levels() {
+            return self.enqueue_by_priority(first, run);
         }
         self.enqueue_last(first, run);
     }

@@ -51,6 +51,7 @@ impl Shard {
     pub(super) fn before_dispatch(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         if queue.options.settings.delays {
+            queue.sort_by_due();
             return self.send_due(id);
         }
         queue.end_delays(self.now);
