@@ -14,7 +14,7 @@ use broker::message::{Message, Parts};
 use broker::page::Limits;
 use broker::queue::Options;
 use broker::record::{Record, Span, VERSION};
-use broker::shard::{Batch, Command, Confirm, Effect, Publish, Reason, Reply, Request, Shard};
+use broker::shard::{Batch, Browse, Command, Confirm, Effect, Publish, Reason, Reply, Request, Shard};
 use broker::topology::{Deduplication, DelayedRetry, Duplicates, Identity, Overflow, QueueKind, Settings};
 use disk::{Journal, Pager};
 use proptest::option;
@@ -555,6 +555,17 @@ impl World {
     }
 }
 
+/// A message with a delay and an id.
+fn delayed_with_id(number: i64, id: &str) -> Publish {
+    let headers = TableBuilder::new().with("x-delay", 1000 + number);
+    let headers = Some(headers.as_table());
+    let message_id = Some(id);
+    let properties = PropertiesBuilder { headers, message_id, ..PropertiesBuilder::default() }.to_bytes();
+    let messages =
+        Parts { route: b"\0\x01q", properties: &properties, body: &number.to_be_bytes() }.to_messages();
+    Publish { messages, ..delayed(0) }
+}
+
 /// A message with a delay of so many milliseconds.
 fn delayed(ms: i64) -> Publish {
     let headers = TableBuilder::new().with("x-delay", ms);
@@ -594,6 +605,38 @@ fn what_waits_for_its_time_still_does_after_a_restart() {
     assert_eq!(sent_at(300), [(300, Reason::Due)]);
     world.restart();
     assert_eq!(world.dead, [], "what has gone does not come back");
+    assert_eq!((world.shard.message_bytes(), world.shard.live_bytes()), (0, 0), "nothing is left");
+}
+
+#[test]
+fn what_waits_is_called_off_by_its_id_and_stays_so() {
+    let mut world = World::new(Settings { delays: true, ..Settings::default() }, true);
+    let runs =
+        [(0, "a"), (1, "b"), (2, "a"), (3, "b")].map(|(number, id)| delayed_with_id(number, id)).to_vec();
+    let batch = Batch { routes: vec![Arc::from([QUEUE])], runs, ..Batch::default() };
+    world.send(Command::Publish(batch));
+    let call_off = |world: &mut World, id: &str| {
+        world.send(Command::Request(1, Request::CallOff { queue: QUEUE, id: id.to_owned() }));
+        world.shard.check();
+        world.got.take()
+    };
+    assert_eq!(call_off(&mut world, "a"), Some(Reply::CalledOff(2)));
+    assert_eq!(call_off(&mut world, "a"), Some(Reply::CalledOff(0)));
+    world.restart();
+    assert_eq!(call_off(&mut world, "a"), Some(Reply::CalledOff(0)));
+    let browse =
+        |after, size_max| Command::Request(1, Request::Browse(Browse { queue: QUEUE, after, size_max }));
+    let mut after = None;
+    for expected in [1, 3] {
+        world.send(browse(after, 1));
+        let Some(Reply::Browsed(shown)) = world.got.take() else { panic!("no answer to a browse") };
+        let [(place, message)] = &shown[..] else { panic!("not one message: {shown:?}") };
+        assert_eq!(number_of(message.first()), expected);
+        after = Some(*place);
+    }
+    world.send(browse(after, 1));
+    assert_eq!(world.got.take(), Some(Reply::Browsed(Vec::new())));
+    assert_eq!(call_off(&mut world, "b"), Some(Reply::CalledOff(2)));
     assert_eq!((world.shard.message_bytes(), world.shard.live_bytes()), (0, 0), "nothing is left");
 }
 

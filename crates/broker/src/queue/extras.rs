@@ -1,7 +1,7 @@
 //! What some queues do beyond keeping messages in order: time to live, limits, priorities, and what follows from returns.
 //! A plain queue has none of it, and pays for none of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use amqp::properties::Properties;
@@ -15,10 +15,13 @@ use crate::message::Message;
 use crate::record::Span;
 use crate::sequence::Stretch;
 use crate::shard::Bookmark;
+use crate::topology::deduplication::digest;
 use crate::topology::{QueueKind, Settings, due_ms};
 
 /// Priority from which a message of a quorum queue goes before others.
 const QUORUM_URGENT: u8 = 5;
+
+type Digest = [u8; 16];
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -34,6 +37,8 @@ pub(crate) struct Extras {
     level_from: Vec<u8>,
     /// What was returned and waits for its time, by that time and its number.
     pub(super) delayed: BTreeMap<(u64, u64), Run>,
+    /// Where in `delayed` messages are that can be called off: by the digests of their ids.
+    ids: BTreeSet<(Digest, u64, u64)>,
     /// What was given back, and how often by then; not yet in the log.
     pub(super) returned: Vec<(u16, Span)>,
     /// How often messages came back whose segment does not know it.
@@ -101,6 +106,12 @@ impl Extras {
         let ttl = [ttl, own].into_iter().flatten().min()?;
         Some(self.times.of(number).saturating_add(ttl))
     }
+}
+
+/// Stands for the id that the publisher gave the first of some messages.
+fn id_of(run: &Run) -> Option<Digest> {
+    let id = Properties::new(run.messages.first().properties()).ok()?.message_id()?;
+    Some(digest(&[id.as_bytes()]))
 }
 
 /// Milliseconds that a message may wait, by its own account.
@@ -231,7 +242,23 @@ impl Queue {
     /// Takes out what was returned and waits for its time, piece by piece.
     pub(super) fn pop_delayed(&mut self) -> Option<(u64, Run)> {
         let extras = self.extras.as_deref_mut()?;
-        let ((_, first), run) = extras.delayed.pop_first()?;
+        let ((due, first), run) = extras.delayed.pop_first()?;
+        if !extras.ids.is_empty()
+            && let Some(id) = id_of(&run)
+        {
+            extras.ids.remove(&(id, due, first));
+        }
+        Some((first, run))
+    }
+
+    /// Takes out a message with this id that waits for its time.
+    pub(crate) fn call_off(&mut self, id: &str) -> Option<(u64, Run)> {
+        let id = digest(&[id.as_bytes()]);
+        let extras = self.extras.as_deref_mut()?;
+        let place = extras.ids.range((id, 0, 0)..).next().copied().filter(|(found, ..)| *found == id)?;
+        extras.ids.remove(&place);
+        let (_, due, first) = place;
+        let run = extras.delayed.remove(&(due, first))?;
         Some((first, run))
     }
 
@@ -263,6 +290,7 @@ impl Queue {
             let properties = Properties::new(part.messages.first().properties());
             let arrived = extras.times.of(number);
             let due = properties.ok().and_then(|properties| due_ms(properties, arrived)).unwrap_or(arrived);
+            extras.ids.extend(id_of(&part).map(|id| (id, due, number)));
             extras.delayed.insert((due, number), part);
         }
     }
@@ -375,6 +403,10 @@ impl Queue {
         self.levels().for_each(Runs::check);
         self.check_seen();
         let Some(extras) = &self.extras else { return };
+        for (id, due, first) in &extras.ids {
+            let run = extras.delayed.get(&(*due, *first)).expect("an id leads to a message that waits");
+            assert_eq!(id_of(run).as_ref(), Some(id), "an id leads to its message");
+        }
         if self.options.settings.max_length_bytes.is_some() && self.backlog.is_empty() {
             let bytes: u64 = self.ready().map(|(_, run)| body_bytes(run)).sum();
             assert_eq!(extras.ready_bytes, bytes, "bytes that wait");

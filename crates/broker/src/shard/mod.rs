@@ -138,6 +138,13 @@ pub enum Request {
     },
     /// Show what waits, in the order in which it will go.
     Browse(Browse),
+    /// Drop the messages with this id that wait for their time.
+    CallOff {
+        /// In which queue.
+        queue: QueueId,
+        /// Their publisher's name for them: the property message-id.
+        id: String,
+    },
     /// Count messages and consumers.
     Inspect(QueueId),
     /// Answer when all that was handled before is committed.
@@ -179,6 +186,8 @@ pub enum Reply {
     Deletable(usize),
     /// Copies of what waits, each on its own, with where to go on; nothing: that was all.
     Browsed(Vec<(Bookmark, Messages)>),
+    /// So many messages were dropped.
+    CalledOff(usize),
     /// What a queue holds.
     Counts {
         /// Messages that wait.

@@ -15,6 +15,7 @@ impl Shard {
         | Request::Purge(queue)
         | Request::Delete { queue, .. }
         | Request::Browse(Browse { queue, .. })
+        | Request::CallOff { queue, .. }
         | Request::Inspect(queue) = &request
         {
             self.dispatch(*queue);
@@ -47,6 +48,10 @@ impl Shard {
             Request::Delete { queue, if_unused, if_empty } => self.delete(queue, if_unused, if_empty),
             Request::Browse(Browse { queue, after, size_max }) => {
                 self.open_queue(queue).map(|queue| Reply::Browsed(queue.browse(after, size_max)))
+            }
+            Request::CallOff { queue, id } => {
+                let count = self.call_off(queue, &id, log);
+                return self.reply_when_committed(from, token, count.map(Reply::CalledOff));
             }
             Request::Inspect(queue) => {
                 let now = self.now;
@@ -145,6 +150,18 @@ impl Shard {
         self.serve_waiting(id);
         self.touch(id);
         Ok(purged)
+    }
+
+    fn call_off(&mut self, queue_id: QueueId, id: &str, log: &mut impl Log) -> Result<usize, Error> {
+        let mut count = 0;
+        while let Some((first, run)) = self.open_queue(queue_id)?.call_off(id) {
+            self.open_queue(queue_id)?.settle_taken(first, &run);
+            self.usage.remove(&run);
+            count += 1;
+        }
+        self.log_outcomes(queue_id, log);
+        self.touch(queue_id);
+        Ok(count)
     }
 
     fn delete(&mut self, id: QueueId, if_unused: bool, if_empty: bool) -> Result<Reply, Error> {

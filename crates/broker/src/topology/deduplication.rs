@@ -121,7 +121,8 @@ fn id_of(value: Value<'_>) -> [u8; 16] {
     }
 }
 
-fn digest(parts: &[&[u8]]) -> [u8; 16] {
+/// Stands for bytes of any length: half of their SHA-256.
+pub(crate) fn digest(parts: &[&[u8]]) -> [u8; 16] {
     let mut sha = Sha256::new();
     parts.iter().for_each(|part| sha.update(part));
     sha.finalize().first_chunk().copied().expect("a SHA-256 has 32 bytes")

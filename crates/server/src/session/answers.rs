@@ -10,6 +10,7 @@ use broker::meta;
 use broker::meta::{Change, DeclareQueue};
 use broker::shard::{Reply, Request};
 
+use super::delays::CallOff;
 use super::history::Bound;
 use super::{Session, blame, refused};
 
@@ -30,6 +31,10 @@ pub(super) enum Awaited {
     Plain { channel: u16, method: Plain, nowait: bool },
     /// The meta task makes a binding; then its destination gets what this queue remembers.
     BindAndRecall { bound: Bound, history: QueueId },
+    /// A shard says what waits for its time.
+    Browse { channel: u16 },
+    /// A shard calls messages off.
+    CallOff(CallOff),
     /// A shard says what a queue remembers.
     Recall { bound: Bound },
     /// A shard starts a consumer.
@@ -92,6 +97,8 @@ impl Awaited {
             | Awaited::Cancel { channel, .. }
             | Awaited::Get { channel, .. }
             | Awaited::Commit { channel, .. }
+            | Awaited::Browse { channel }
+            | Awaited::CallOff(CallOff { channel, .. })
             | Awaited::Window { channel, .. } => *channel,
             Awaited::BindAndRecall { bound, .. } | Awaited::Recall { bound } => bound.channel,
         }
@@ -105,7 +112,8 @@ impl Awaited {
             Awaited::Purge { .. } => (50, 30),
             Awaited::Plain { method, .. } => method.id(),
             Awaited::BindAndRecall { bound, .. } | Awaited::Recall { bound } => bound.method.id(),
-            Awaited::Consume { .. } => (60, 20),
+            Awaited::Consume { .. } | Awaited::Browse { .. } => (60, 20),
+            Awaited::CallOff(_) => (60, 40),
             Awaited::Cancel { .. } => (60, 30),
             Awaited::Get { .. } => (60, 70),
             Awaited::Commit { .. } => (90, 20),
@@ -142,6 +150,11 @@ impl Session {
                 }
                 Awaited::DeleteAtShard { channel, queue: id, nowait } if error.kind == Kind::NotFound => {
                     self.change(Change::DeleteQueue { id }, Awaited::Delete { channel, messages: 0, nowait });
+                    Ok(())
+                }
+                // The exchange has gone, and so has all that waited.
+                Awaited::Browse { .. } if error.kind == Kind::NotFound => {
+                    self.show(&[], out);
                     Ok(())
                 }
                 // The exchange has gone, and so has what it remembers.
@@ -198,6 +211,8 @@ impl Session {
                 self.awaited =
                     Some((self.next_token, Awaited::Window { channel, limit, shards: shards - 1 }));
             }
+            (Awaited::Browse { .. }, Reply::Browsed(messages)) => self.show(&messages, out),
+            (Awaited::CallOff(called), Reply::CalledOff(count)) => self.called_off(&called, count, out),
             (Awaited::Recall { bound }, Reply::Browsed(messages)) => self.recall(&bound, &messages, out),
             (awaited, reply) => unreachable!("a shard answered {awaited:?} with {reply:?}"),
         }

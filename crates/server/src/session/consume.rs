@@ -38,6 +38,9 @@ impl Session {
         }
         let queue = self.queue_named(number, consume.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
+        if queue.delays_for().is_some() {
+            return self.start_browsing(number, consume, &tag, &queue, out);
+        }
         refuse_kept(&queue)?;
         if queue.is_stream() {
             return self.read_stream(number, consume, &tag, &queue);
@@ -108,7 +111,7 @@ impl Session {
     }
 
     /// Makes the consumer known here; the shard is told by the caller.
-    fn subscribe(
+    pub(super) fn subscribe(
         &mut self,
         number: u16,
         consume: &basic::Consume<'_>,

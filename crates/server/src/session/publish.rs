@@ -77,6 +77,10 @@ impl Session {
         }
         let mut names = Vec::new();
         content::put_exchange_and_key(&mut names, method.exchange, method.routing_key);
+        if let Some(called_off) = self.calls_off(method.exchange, properties) {
+            let parts = Parts { route: &names, properties: properties.as_bytes(), body };
+            return self.call_off(number, method, called_off, &parts);
+        }
         let copies = Copies::read(properties)?;
         let (route, duplicates) = self.route(&names, method, properties, &copies)?;
         self.check_user_id(properties)?;
@@ -164,7 +168,7 @@ impl Session {
         }
     }
 
-    fn note_confirmed(&mut self, number: u16) {
+    pub(super) fn note_confirmed(&mut self, number: u16) {
         if !self.confirmed.contains(&number) {
             self.confirmed.push(number);
         }
