@@ -171,6 +171,33 @@ def test_urgent_messages_of_a_quorum_queue(channel, name, old_rabbitmq):
     assert get_all(channel, queue)[0] == "c"
 
 
+def nack(channel, tag):
+    channel.basic_nack(tag)
+
+
+def reject(channel, tag):
+    channel.basic_reject(tag)
+
+
+def close(channel, _):
+    channel.close()
+
+
+@pytest.mark.parametrize("give_back", [nack, reject, close])
+@pytest.mark.parametrize("kind", ["disabled", "all", "failed", "returned"])
+def test_which_messages_wait_that_come_back(connection, name, old_rabbitmq, kind, give_back):
+    if old_rabbitmq:
+        pytest.skip("since 4.3")
+    channel, queue, hour_ms = connection.channel(), name(), 3_600_000
+    retry = {"x-delayed-retry-type": kind, "x-delayed-retry-min": hour_ms, "x-delayed-retry-max": hour_ms}
+    channel.queue_declare(queue, durable=True, arguments=QUORUM | retry)
+    publish(channel, queue, "a")
+    give_back(channel, get(channel, queue)[0].delivery_tag)
+    waits = {"disabled": [], "all": [nack, reject, close], "failed": [reject, close], "returned": [nack]}
+    expected = [] if give_back in waits[kind] else ["a"]
+    assert get_all(connection.channel(), queue) == expected
+
+
 def test_what_comes_back_waits(channel, name, old_rabbitmq):
     if old_rabbitmq:
         pytest.skip("since 4.3")

@@ -38,7 +38,7 @@ pub use exchange::{ALTERNATE_EXCHANGE, Exchange, ExchangeKind};
 pub use metadata::Metadata;
 pub use queue::Queue;
 pub use route::Envelope;
-pub use settings::{DeadLetterStrategy, DelayedRetry, Overflow, QueueKind, Settings};
+pub use settings::{DeadLetterStrategy, DelayedRetry, DelayedRetryOf, Overflow, QueueKind, Return, Settings};
 pub use vhost::Vhost;
 
 /// Everything a session needs to know to serve its client, as of one version.

@@ -15,7 +15,9 @@ use broker::page::Limits;
 use broker::queue::Options;
 use broker::record::{Record, Span, VERSION};
 use broker::shard::{Batch, Browse, Command, Confirm, Effect, Publish, Reason, Reply, Request, Shard};
-use broker::topology::{Deduplication, DelayedRetry, Duplicates, Identity, Overflow, QueueKind, Settings};
+use broker::topology::{
+    Deduplication, DelayedRetry, DelayedRetryOf, Duplicates, Identity, Overflow, QueueKind, Settings,
+};
 use disk::{Journal, Pager};
 use proptest::option;
 use proptest::prelude::*;
@@ -46,6 +48,7 @@ enum Step {
     Get { no_ack: bool },
     Ack(usize),
     Nack(usize),
+    Fail(usize),
     Reject(usize),
     Wait(u64),
     Purge,
@@ -68,7 +71,8 @@ fn step() -> impl Strategy<Value = Step> {
         5 => proptest::collection::vec(new(), 1..5).prop_map(Step::Publish),
         4 => any::<bool>().prop_map(|no_ack| Step::Get { no_ack }),
         1 => any::<usize>().prop_map(Step::Ack),
-        3 => any::<usize>().prop_map(Step::Nack),
+        2 => any::<usize>().prop_map(Step::Nack),
+        1 => any::<usize>().prop_map(Step::Fail),
         1 => any::<usize>().prop_map(Step::Reject),
         2 => (0..15u64).prop_map(Step::Wait),
         1 => Just(Step::CopyForward),
@@ -77,8 +81,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 prop_compose! {
-    fn retry()(min_ms in 1..20u64, max_ms in 1..50u64, exponential: bool) -> DelayedRetry {
-        DelayedRetry { min_ms, max_ms: max_ms.max(min_ms), exponential, jitter_percent: 0 }
+    fn retry()(
+        of in prop_oneof![Just(DelayedRetryOf::All), Just(DelayedRetryOf::Failed), Just(DelayedRetryOf::Returned)],
+        min_ms in 1..20u64, max_ms in 1..50u64, exponential: bool) -> DelayedRetry {
+        DelayedRetry { of, min_ms, max_ms: max_ms.max(min_ms), exponential, jitter_percent: 0 }
     }
 }
 
@@ -259,13 +265,13 @@ impl Model {
         true
     }
 
-    fn nack(&mut self, at: usize, now: u64) {
+    fn give_back(&mut self, at: usize, other: DelayedRetryOf, now: u64) {
         let mut kept = self.unacked.remove(at);
         kept.redelivered = true;
         kept.returns += u16::from(self.settings.counts_returns());
         if self.settings.delivery_limit.is_some_and(|limit| u64::from(kept.returns) > limit) {
             self.dies(&kept, Reason::DeliveryLimit);
-        } else if let Some(retry) = self.settings.delayed_retry {
+        } else if let Some(retry) = self.settings.delayed_retry.filter(|retry| retry.of != other) {
             self.delayed.push((now + retry.delay_ms(kept.returns, 0), kept));
         } else {
             self.put(kept);
@@ -354,8 +360,14 @@ impl World {
             }
             Step::Nack(pick) => {
                 if let Some((at, spans)) = self.pick(pick) {
-                    self.model.nack(at, self.now);
+                    self.model.give_back(at, DelayedRetryOf::Failed, self.now);
                     self.send(Command::Requeue(spans));
+                }
+            }
+            Step::Fail(pick) => {
+                if let Some((at, spans)) = self.pick(pick) {
+                    self.model.give_back(at, DelayedRetryOf::Returned, self.now);
+                    self.send(Command::Fail(spans));
                 }
             }
             Step::Reject(pick) => {

@@ -27,7 +27,7 @@ use crate::message::Messages;
 use crate::record::{Span, tidy};
 use crate::sequence::{Sequence, Stretch};
 use crate::shard::{Bookmark, Delivery};
-use crate::topology::Settings;
+use crate::topology::{Return, Settings};
 use backlog::Backlog;
 use extras::Extras;
 pub(crate) use runs::Runs;
@@ -277,7 +277,13 @@ impl Queue {
     /// The holder gives messages back, to their old places.
     ///
     /// What was given back too often is returned, and is in no place any more.
-    pub(crate) fn requeue(&mut self, connection: usize, span: Span, now: u64) -> Vec<(u64, Run)> {
+    pub(crate) fn requeue(
+        &mut self,
+        connection: usize,
+        span: Span,
+        how: Return,
+        now: u64,
+    ) -> Vec<(u64, Run)> {
         let Queue { unacked, consumers, .. } = self;
         let mut taken = Vec::new();
         let of_it = |unacked: &Unacked| unacked.holder.connection == connection;
@@ -285,7 +291,7 @@ impl Queue {
             release(consumers, &unacked);
             taken.push((first, unacked.run));
         });
-        self.put_back(taken, now)
+        self.put_back(taken, how, now)
     }
 
     /// Takes back all that a connection, or one channel of it, holds. See `requeue`.
@@ -298,16 +304,17 @@ impl Queue {
         let of_it =
             |holder: Holder| holder.connection == connection && channel.is_none_or(|c| c == holder.channel);
         let taken = self.unacked.extract(|unacked| of_it(unacked.holder));
-        self.put_back(taken.into_iter().map(|(first, unacked)| (first, unacked.run)).collect(), now)
+        let taken = taken.into_iter().map(|(first, unacked)| (first, unacked.run)).collect();
+        self.put_back(taken, Return::Failed, now)
     }
 
     /// The highest first, so that each is put in front of the one before.
-    fn put_back(&mut self, taken: Vec<(u64, Run)>, now: u64) -> Vec<(u64, Run)> {
+    fn put_back(&mut self, taken: Vec<(u64, Run)>, how: Return, now: u64) -> Vec<(u64, Run)> {
         let mut too_often = Vec::new();
         for (first, run) in taken.into_iter().rev() {
             let run = Run { redelivered: true, ..run };
             if self.extras.is_some() {
-                too_often.extend(self.put_back_counted(first, run, now));
+                too_often.extend(self.put_back_counted(first, run, how, now));
             } else {
                 self.enqueue(first, run);
             }

@@ -32,7 +32,7 @@ use crate::message::Messages;
 use crate::queue::{Options, Queue, Subscription};
 use crate::record::{Log, Position, Span};
 use crate::stream::{self, Reading};
-use crate::topology::Duplicates;
+use crate::topology::{Duplicates, Return};
 use outbox::Outbox;
 pub use outbox::weight;
 use paging::Paging;
@@ -89,6 +89,8 @@ pub enum Command {
     Credit(Vec<(QueueId, u32, Span)>),
     /// Messages that this connection holds go back to their places.
     Requeue(Vec<(QueueId, Span)>),
+    /// So do these, which it failed to handle.
+    Fail(Vec<(QueueId, Span)>),
     /// Messages that this connection holds are not wanted: they leave their queue for its dead-letter exchange.
     Reject(Vec<(QueueId, Span)>),
     /// What this channel holds it may hold for as long as if it had just come.
@@ -362,7 +364,8 @@ impl Shard {
             Command::Publish(batch) => self.publish(from, batch, log),
             Command::Settle(messages) => self.settle(from, &messages),
             Command::Credit(messages) => self.credit(from, &messages),
-            Command::Requeue(messages) => self.requeue(from, &messages),
+            Command::Requeue(messages) => self.requeue(from, &messages, Return::Returned),
+            Command::Fail(messages) => self.requeue(from, &messages, Return::Failed),
             Command::Reject(messages) => self.reject(from, &messages),
             Command::Extend(channel) => self.extend(from, channel),
             Command::Written(bytes) => self.written(from, bytes),

@@ -104,6 +104,8 @@ pub enum DeadLetterStrategy {
 /// How long a message that comes back waits before it is delivered again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DelayedRetry {
+    /// Which messages wait.
+    pub of: DelayedRetryOf,
     /// After the first return, milliseconds.
     pub min_ms: u64,
     /// At most, milliseconds; not below `min_ms`.
@@ -114,7 +116,42 @@ pub struct DelayedRetry {
     pub jitter_percent: u8,
 }
 
+/// Which messages that come back wait before they are delivered again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DelayedRetryOf {
+    /// Each.
+    All,
+    /// Those that somebody failed to handle.
+    Failed,
+    /// The others.
+    Returned,
+}
+
+/// How a message comes back, as RabbitMQ 4.3 tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// Somebody failed to handle it: basic.reject, or the end of a channel.
+    Failed,
+    /// Somebody gave it back: basic.nack, basic.recover.
+    Returned,
+}
+
+impl DelayedRetryOf {
+    fn includes(self, how: Return) -> bool {
+        match self {
+            DelayedRetryOf::All => true,
+            DelayedRetryOf::Failed => how == Return::Failed,
+            DelayedRetryOf::Returned => how == Return::Returned,
+        }
+    }
+}
+
 impl DelayedRetry {
+    /// The delay of a message that comes back for this many times now, if it is one that waits.
+    pub(crate) fn delay_of(&self, how: Return, returns: u16, chance: u64) -> Option<u64> {
+        self.of.includes(how).then(|| self.delay_ms(returns, chance))
+    }
+
     /// The delay after so many returns; `chance` decides on the jitter.
     pub fn delay_ms(&self, returns: u16, chance: u64) -> u64 {
         let times = if self.exponential {
@@ -251,13 +288,17 @@ impl<'a> Said<'a> {
     }
 
     fn delayed_retry(self) -> Option<DelayedRetry> {
-        if !matches!(self.text("x-delayed-retry-type")?, "all" | "failed" | "returned") {
-            return None;
-        }
+        let of = match self.text("x-delayed-retry-type")? {
+            "all" => DelayedRetryOf::All,
+            "failed" => DelayedRetryOf::Failed,
+            "returned" => DelayedRetryOf::Returned,
+            _ => return None,
+        };
         let min_ms = self.own_number("x-delayed-retry-min").filter(|min| *min > 0)?;
         let max_ms = self.own_number("x-delayed-retry-max").unwrap_or(min_ms).max(min_ms);
         let jitter = self.own_number("x-delayed-retry-jitter").unwrap_or(0).min(100);
         Some(DelayedRetry {
+            of,
             min_ms,
             max_ms,
             exponential: self.text("x-delayed-retry-backoff") == Some("exponential"),

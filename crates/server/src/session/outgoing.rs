@@ -52,6 +52,7 @@ struct Parcel {
     settle: Vec<(QueueId, Span)>,
     credit: Vec<(QueueId, u32, Span)>,
     requeue: Vec<(QueueId, Span)>,
+    fail: Vec<(QueueId, Span)>,
     reject: Vec<(QueueId, Span)>,
     /// Bytes of deliveries written to the client and not reported.
     written: usize,
@@ -155,6 +156,10 @@ impl Outgoing {
         add(&mut self.parcel_of(queue).requeue, queue, span);
     }
 
+    pub(super) fn fail(&mut self, queue: QueueId, span: Span) {
+        add(&mut self.parcel_of(queue).fail, queue, span);
+    }
+
     /// Bytes of a delivery are on their way to the client.
     pub(super) fn count_written(&mut self, shard: usize, bytes: usize) {
         self.parcel(shard).written += bytes;
@@ -214,6 +219,10 @@ impl Outgoing {
             if !parcel.requeue.is_empty() {
                 let requeue = std::mem::take(&mut parcel.requeue);
                 self.posts.push(Post { shard, command: Command::Requeue(requeue), bytes: 0 });
+            }
+            if !parcel.fail.is_empty() {
+                let fail = std::mem::take(&mut parcel.fail);
+                self.posts.push(Post { shard, command: Command::Fail(fail), bytes: 0 });
             }
             if !parcel.reject.is_empty() {
                 let reject = std::mem::take(&mut parcel.reject);

@@ -70,7 +70,7 @@ impl Session {
                 self.outgoing.publish(&route, &parts, traits, None);
             }
         }
-        for wanted in [Settlement::Done, Settlement::Requeue, Settlement::Reject] {
+        for wanted in [Settlement::Done, Settlement::Requeue, Settlement::Fail, Settlement::Reject] {
             let of_it = settled.iter().filter(|(_, _, settlement)| *settlement == wanted);
             self.settle_all(number, of_it.map(|(_, message, _)| *message), wanted);
         }
