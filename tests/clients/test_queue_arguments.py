@@ -169,6 +169,11 @@ def test_urgent_messages_of_a_quorum_queue(channel, name, old_rabbitmq):
     for body, priority in [("a", None), ("b", 4), ("c", 5), ("d", 9)]:
         publish(channel, queue, body, priority=priority)
     assert get_all(channel, queue)[0] == "c"
+    for number in range(6):
+        publish(channel, queue, f"normal {number}")
+        publish(channel, queue, f"urgent {number}", priority=5)
+    urgent = [body.startswith("urgent") for body in get_all(channel, queue)]
+    assert urgent.index(False) <= 2 and urgent[-3:] == [False] * 3, "two for one: normal messages do not starve"
 
 
 def nack(channel, tag):

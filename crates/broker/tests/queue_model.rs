@@ -136,6 +136,8 @@ struct Model {
     unacked: Vec<Kept>,
     delayed: Vec<(u64, Kept)>,
     dead: Vec<(u64, Reason)>,
+    /// How many urgent messages of a quorum queue went one after the other.
+    urgent_in_a_row: u32,
     /// What is remembered, by window: ids, and until when.
     seen: BTreeMap<u64, VecDeque<(u8, u64)>>,
 }
@@ -175,6 +177,14 @@ impl Model {
 
     /// Takes the next message out.
     fn next(&mut self) -> Option<Kept> {
+        if self.settings.kind == QueueKind::Quorum {
+            let urgent = self.ready.get(&1).is_some_and(|level| !level.is_empty());
+            let others = self.ready.get(&0).is_some_and(|level| !level.is_empty());
+            let level = u8::from(urgent && !(others && self.urgent_in_a_row == 2));
+            let next = self.ready.get_mut(&level)?.pop_front()?;
+            self.urgent_in_a_row = if level == 1 { (self.urgent_in_a_row + 1).min(2) } else { 0 };
+            return Some(next);
+        }
         self.ready.values_mut().rev().find_map(VecDeque::pop_front)
     }
 
@@ -279,6 +289,7 @@ impl Model {
     }
 
     fn restart(&mut self) {
+        self.urgent_in_a_row = 0;
         if !self.durable {
             self.ready.clear();
             self.unacked.clear();
@@ -321,6 +332,7 @@ impl World {
             unacked: Vec::new(),
             delayed: Vec::new(),
             dead: Vec::new(),
+            urgent_in_a_row: 0,
             seen: BTreeMap::new(),
         };
         let mut world = World {
@@ -389,6 +401,7 @@ impl World {
                 self.model.look(self.now);
                 self.model.ready.clear();
                 self.model.delayed.clear();
+                self.model.urgent_in_a_row = 0;
                 self.send(Command::Request(1, Request::Purge(QUEUE)));
             }
             Step::CopyForward => {

@@ -21,6 +21,9 @@ use crate::topology::{QueueKind, Settings, due_ms};
 /// Priority from which a message of a quorum queue goes before others.
 const QUORUM_URGENT: u8 = 5;
 
+/// After so many of them comes one of the others.
+const URGENT_IN_A_ROW: u32 = 2;
+
 type Digest = [u8; 16];
 
 /// See the module.
@@ -35,6 +38,8 @@ pub(crate) struct Extras {
     levels: Vec<Runs>,
     /// The lowest priority of each level.
     level_from: Vec<u8>,
+    /// How many urgent messages of a quorum queue went one after the other.
+    urgent_in_a_row: u32,
     /// What was returned and waits for its time, by that time and its number.
     pub(super) delayed: BTreeMap<(u64, u64), Run>,
     /// Where in `delayed` messages are that can be called off: by the digests of their ids.
@@ -206,11 +211,55 @@ impl Queue {
 
     /// Where the next messages are.
     pub(super) fn head(&mut self) -> &mut Runs {
+        let others_turn = self.is_turn_of_others();
         let Queue { extras, front, .. } = self;
         let level = extras
             .as_deref_mut()
+            .filter(|_| !others_turn)
             .and_then(|extras| extras.levels.iter_mut().rev().find(|level| !level.is_empty()));
         level.unwrap_or(front)
+    }
+
+    /// Takes out messages at the head, as many as come one after the other.
+    pub(super) fn pop_head(&mut self, count_max: u32) -> Option<(u64, Run)> {
+        let count_max = count_max.min(self.head_len_max());
+        let urgent = !self.is_turn_of_others() && self.levels().any(|level| !level.is_empty());
+        let popped = self.head().pop_first(count_max)?;
+        if let Some(extras) = &mut self.extras {
+            let gone = if urgent { extras.urgent_in_a_row.saturating_add(popped.1.count()) } else { 0 };
+            extras.urgent_in_a_row = gone.min(URGENT_IN_A_ROW);
+        }
+        Some(popped)
+    }
+
+    /// It was the turn of others than urgent messages.
+    pub(super) fn others_went(&mut self) {
+        if let Some(extras) = &mut self.extras {
+            extras.urgent_in_a_row = 0;
+        }
+    }
+
+    /// How many messages at the head come before it is the turn of others.
+    pub(crate) fn head_len_max(&self) -> u32 {
+        if self.alternates() { self.urgent_left().max(1) } else { u32::MAX }
+    }
+
+    fn is_turn_of_others(&self) -> bool {
+        self.alternates() && self.urgent_left() == 0
+    }
+
+    /// Whether urgent messages and others take turns.
+    fn alternates(&self) -> bool {
+        self.extras.is_some()
+            && self.options.settings.kind == QueueKind::Quorum
+            && self.levels().any(|level| !level.is_empty())
+            && !(self.front.is_empty() && self.backlog.is_empty())
+    }
+
+    /// How many urgent messages may go now though others wait.
+    fn urgent_left(&self) -> u32 {
+        let gone = self.extras.as_ref().map_or(0, |extras| extras.urgent_in_a_row);
+        URGENT_IN_A_ROW.saturating_sub(gone)
     }
 
     /// What waits with a priority.

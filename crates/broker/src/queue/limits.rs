@@ -54,7 +54,7 @@ impl Queue {
     pub(crate) fn take_head(&mut self, count_max: u64) -> Option<(u64, Run)> {
         let bytes_limited = self.options.settings.max_length_bytes.is_some();
         let count_max = if bytes_limited { 1 } else { u32::try_from(count_max).unwrap_or(u32::MAX) };
-        let taken = self.head().pop_first(count_max)?;
+        let taken = self.pop_head(count_max)?;
         self.count_taken(&taken.1);
         Some(taken)
     }
@@ -62,6 +62,7 @@ impl Queue {
     /// Drops the first messages of the backlog, at most `count_max`: nobody wants to know them.
     pub(crate) fn drop_backlog_head(&mut self, count_max: u64) {
         let mut left = count_max;
+        self.others_went();
         while left > 0
             && let Some(first) = self.backlog.first()
         {

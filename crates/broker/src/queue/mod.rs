@@ -179,7 +179,8 @@ impl Queue {
 
     /// How many messages the next delivery can carry; `None` when none waits in memory.
     pub(crate) fn next_run_len(&mut self) -> Option<u32> {
-        self.head().first().map(|(_, run)| run.count())
+        let len_max = self.head_len_max();
+        self.head().first().map(|(_, run)| run.count().min(len_max))
     }
 
     /// Gives the next messages to a consumer; its connection and what it gets. What needs no ack is settled.
@@ -220,7 +221,7 @@ impl Queue {
     }
 
     fn pop_ready(&mut self, count_max: u32) -> Option<(u64, Run)> {
-        let (first, run) = self.head().pop_first(count_max)?;
+        let (first, run) = self.pop_head(count_max)?;
         if self.extras.is_some() {
             self.count_taken(&run);
         }

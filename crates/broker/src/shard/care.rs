@@ -116,7 +116,7 @@ impl Shard {
             match queue.take_head(excess) {
                 Some((first, run)) => self.dead_letter(id, Reason::MaxLen, first, run),
                 None if queue.options.settings.dead_letter_exchange.is_none() && queue.has_backlog() => {
-                    queue.drop_backlog_head(excess);
+                    queue.drop_backlog_head(excess.min(queue.head_len_max().into()));
                 }
                 None => break,
             }
