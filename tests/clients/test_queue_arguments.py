@@ -76,6 +76,36 @@ def test_what_the_active_consumer_held_goes_to_the_next(connect, name):
     assert second.redelivered == [True, True]
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_consumer_with_a_higher_priority_takes_over_when_the_one_before_holds_nothing(
+    connection, name, old_rabbitmq, kind
+):
+    """In quorum queues. Classic queues wait for the end of the one before."""
+    if old_rabbitmq and kind == "quorum":
+        pytest.skip("since 4.0")
+    channel, queue = connection.channel(), name()
+    arguments = {"x-single-active-consumer": True, "x-queue-type": kind}
+    channel.queue_declare(queue, durable=True, arguments=arguments)
+    first = Inbox(channel, queue)
+    publish(channel, queue, *"ab")
+    first.wait(2)
+    second = Inbox(channel, queue, arguments={"x-priority": 5})
+    equal = Inbox(channel, queue, arguments={"x-priority": 5})
+    if kind == "classic":
+        publish(channel, queue, "c")
+        assert first.wait(3).bodies == [b"a", b"b", b"c"]
+        return
+    publish(channel, queue, *"cd")
+    channel.basic_ack(first.tags[0])
+    assert channel.queue_declare(queue, passive=True).method.message_count == 2, "it still holds one"
+    channel.basic_ack(first.tags[1])
+    assert second.wait(2).bodies == [b"c", b"d"]
+    channel.basic_cancel(second.tag)
+    publish(channel, queue, "e")
+    assert equal.wait(1).bodies == [b"e"]
+    assert len(first.messages) == 2
+
+
 def test_a_consumer_that_holds_a_message_for_too_long(connect, connection, name, old_rabbitmq):
     if old_rabbitmq:
         pytest.skip("this RabbitMQ looks once a minute")

@@ -6,6 +6,7 @@ use std::ops::Bound;
 
 use amqp::properties::Properties;
 
+use super::consumer::Served;
 use super::limits::body_bytes;
 use super::runs::Runs;
 use super::seen::Windows;
@@ -129,7 +130,11 @@ impl Queue {
     ///
     /// A mark that the log has to know, if the queue is durable: what came before counts from now on.
     pub(crate) fn configure(&mut self, settings: Settings, now: u64) -> Option<Mark> {
-        self.consumers.set_single(settings.single_active_consumer);
+        self.consumers.serve(match (settings.single_active_consumer, settings.kind) {
+            (false, _) => Served::All,
+            (true, QueueKind::Quorum) => Served::OneByPriority,
+            (true, QueueKind::Classic | QueueKind::Stream) => Served::One,
+        });
         let ready_bytes =
             settings.max_length_bytes.map_or(0, |_| self.ready().map(|(_, run)| body_bytes(run)).sum());
         if let Some(extras) = Extras::of(&settings)
