@@ -97,7 +97,9 @@ impl Shard {
     }
 
     fn expire(&mut self, id: QueueId, now: u64) {
-        while self.may_forward()
+        let settings = self.queues.get(&id).map(|queue| &queue.options.settings);
+        let leads_somewhere = settings.is_some_and(|settings| settings.dead_letter_exchange.is_some());
+        while (!leads_somewhere || self.may_forward())
             && let Some(queue) = self.queues.get_mut(&id)
             && let Some((first, run)) = queue.take_expired(now)
         {
