@@ -192,6 +192,17 @@ def test_much_that_waits_can_be_seen_by_several(connection, delayed):
         assert [int(method.routing_key) for method, _, _ in shown.messages] == list(range(100))
 
 
+def test_who_stops_looking_keeps_nobody_from_it(connection, delayed):
+    exchange, channel = delayed("fanout"), connection.channel()
+    for number in range(20):
+        later(channel, exchange, "", b"x" * 100_000, **{"x-delay": HOUR_MS + number})
+    for stop in [lambda shown: shown.channel.basic_cancel(shown.tag), lambda shown: shown.channel.close()]:
+        first, second = [Shown(connection.channel(), exchange) for _ in range(2)]
+        stop(first)
+        assert len(second.wait_for_end().messages) == 20
+        assert len(first.messages) <= 20
+
+
 def test_nothing_waits(connection, delayed):
     assert waiting(connection.channel(), delayed("fanout")) == []
 

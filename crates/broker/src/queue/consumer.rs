@@ -59,9 +59,9 @@ pub(crate) struct Turn {
 /// A consumer's place in its queue. Places are reused, so whoever keeps one also keeps the consumer's number.
 pub(crate) type Place = usize;
 
-/// Who of the consumers of a queue are served.
+/// Who gets messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(crate) enum Served {
+pub(crate) enum Sharing {
     /// All.
     #[default]
     All,
@@ -77,7 +77,7 @@ pub(crate) struct Consumers {
     all: Slab<Consumer>,
     /// Highest priority first.
     turns: Vec<(i32, VecDeque<Place>)>,
-    served: Served,
+    sharing: Sharing,
     /// Which, if it is one.
     active: Option<Place>,
 }
@@ -95,23 +95,23 @@ impl Consumers {
         self.all.iter()
     }
 
-    pub(crate) fn serve(&mut self, served: Served) {
-        self.served = served;
+    pub(crate) fn share(&mut self, sharing: Sharing) {
+        self.sharing = sharing;
         self.active = None;
         self.activate();
     }
 
     /// Whether a consumer waits for another one.
     fn waits(&self, place: Place) -> bool {
-        self.served != Served::All && self.served_one() != Some(place)
+        self.sharing != Sharing::All && self.only_one() != Some(place)
     }
 
     /// Who gets everything now; nobody, while the one before a higher priority still holds messages.
-    fn served_one(&self) -> Option<Place> {
+    fn only_one(&self) -> Option<Place> {
         let active = self.active?;
         let consumer = self.all.get(active)?;
         let (highest, turn) = self.turns.first()?;
-        if self.served != Served::OneByPriority || *highest <= consumer.subscription.priority {
+        if self.sharing != Sharing::OneByPriority || *highest <= consumer.subscription.priority {
             return Some(active);
         }
         turn.front().copied().filter(|_| consumer.in_flight == 0)
@@ -119,7 +119,7 @@ impl Consumers {
 
     /// The first one with the highest priority is active until it ends.
     fn activate(&mut self) {
-        if self.served != Served::All && self.active.is_none() {
+        if self.sharing != Sharing::All && self.active.is_none() {
             self.active = self.turns.first().and_then(|(_, turn)| turn.front().copied());
         }
     }
@@ -173,11 +173,11 @@ impl Consumers {
     /// time, so that consumers take turns; one that is alone gets as many as it may hold.
     /// `writable` says whether a connection can be given more. The one picked goes to the end of its turn.
     pub(crate) fn pick(&mut self, ready: u32, writable: impl Fn(usize) -> bool) -> Option<Turn> {
-        if self.served != Served::All {
-            self.active = Some(self.served_one()?);
+        if self.sharing != Sharing::All {
+            self.active = Some(self.only_one()?);
         }
-        let Consumers { all, turns, served, active } = self;
-        let single = *served != Served::All;
+        let Consumers { all, turns, sharing, active } = self;
+        let single = *sharing != Sharing::All;
         let wanted = if all.len() == 1 || single { ready } else { 1 };
         for (_, turn) in turns {
             for _ in 0..turn.len() {

@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use amqp::properties::Properties;
 
-use super::consumer::Served;
+use super::consumer::Sharing;
 use super::limits::body_bytes;
 use super::runs::Runs;
 use super::seen::Windows;
@@ -130,10 +130,10 @@ impl Queue {
     ///
     /// A mark that the log has to know, if the queue is durable: what came before counts from now on.
     pub(crate) fn configure(&mut self, settings: Settings, now: u64) -> Option<Mark> {
-        self.consumers.serve(match (settings.single_active_consumer, settings.kind) {
-            (false, _) => Served::All,
-            (true, QueueKind::Quorum) => Served::OneByPriority,
-            (true, QueueKind::Classic | QueueKind::Stream) => Served::One,
+        self.consumers.share(match (settings.single_active_consumer, settings.kind) {
+            (false, _) => Sharing::All,
+            (true, QueueKind::Quorum) => Sharing::OneByPriority,
+            (true, QueueKind::Classic | QueueKind::Stream) => Sharing::One,
         });
         let ready_bytes =
             settings.max_length_bytes.map_or(0, |_| self.ready().map(|(_, run)| body_bytes(run)).sum());
@@ -227,6 +227,9 @@ impl Queue {
 
     /// Takes out messages at the head, as many as come one after the other.
     pub(super) fn pop_head(&mut self, count_max: u32) -> Option<(u64, Run)> {
+        if self.extras.is_none() {
+            return self.front.pop_first(count_max);
+        }
         let count_max = count_max.min(self.head_len_max());
         let urgent = !self.is_turn_of_others() && self.levels().any(|level| !level.is_empty());
         let popped = self.head().pop_first(count_max)?;

@@ -36,7 +36,9 @@ impl Shard {
         if !self.admit(&publish, id) {
             return None;
         }
-        let Publish { messages, persistent, expires, .. } = publish;
+        let Publish { mut messages, persistent, expires, .. } = publish;
+        // Those that it came with may not stay.
+        messages.move_out();
         let queue = self.queues.get_mut(&id)?;
         let first = queue.take_sequence(1);
         let durable = persistent && queue.options.durable;

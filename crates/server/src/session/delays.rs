@@ -70,19 +70,16 @@ impl Session {
 
     /// Asks for what the first browser is to be shown next, if it can be now.
     pub(super) fn browse(&mut self) {
-        if self.awaited.is_some() || self.browsers.front().is_some_and(|browser| browser.is_full) {
+        // Some may have been cancelled.
+        self.browsers.retain(|browser| self.consumers.contains_key(&browser.consumer));
+        let Some(browser) = self.browsers.front().filter(|browser| !browser.is_full) else { return };
+        if self.awaited.is_some() {
             return;
         }
-        // Some may have been cancelled.
-        while let Some(browser) = self.browsers.front() {
-            if let Some(consumer) = self.consumers.get(&browser.consumer) {
-                let Browser { queue, after, .. } = *browser;
-                let browse = Browse { queue, after, size_max: SHOWN_MAX };
-                let awaited = Awaited::Browse { channel: consumer.channel };
-                return self.ask(queue, Request::Browse(browse), awaited);
-            }
-            self.browsers.pop_front();
-        }
+        let Some(consumer) = self.consumers.get(&browser.consumer) else { return };
+        let Browser { queue, after, .. } = *browser;
+        let awaited = Awaited::Browse { channel: consumer.channel };
+        self.ask(queue, Request::Browse(Browse { queue, after, size_max: SHOWN_MAX }), awaited);
     }
 
     /// Shows messages to the first browser; none: it has seen all.
