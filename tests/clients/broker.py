@@ -37,6 +37,24 @@ def process(binary, arguments=(), address="127.0.0.1:0"):
         assert code == 0, f"the broker stopped with {code}"
 
 
+class Survivor:
+    """A broker of a test's own on a directory that stays, to be killed and started again."""
+
+    def __init__(self, binary, directory):
+        self.command = [binary, "serve", "--amqp", "127.0.0.1:0", "--data-dir", str(directory)]
+        self.serving = None
+
+    def start(self):
+        """Starts it; its URL."""
+        self.serving = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
+        return f"amqp://guest:guest@{listens_at(self.serving, LISTENING)}/"
+
+    def kill(self):
+        """kill -9."""
+        self.serving.kill()
+        self.serving.wait(STOP_SECONDS)
+
+
 def listens_at(process, listening):
     """The address that the broker prints when it accepts connections; its other lines pass through."""
     watchdog = threading.Timer(START_SECONDS, process.kill)

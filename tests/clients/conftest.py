@@ -86,6 +86,16 @@ def channel(connection):
     return connection.channel()
 
 
+@pytest.fixture
+def survivor(tmp_path):
+    """A broker that a test may kill and start again."""
+    if "LEVERET_BIN" not in os.environ:
+        pytest.skip("starts a broker of its own")
+    made = broker.Survivor(os.environ["LEVERET_BIN"], tmp_path / "data")
+    yield made
+    made.kill()
+
+
 class Inbox:
     """A pika consumer that keeps what it gets, in order."""
 

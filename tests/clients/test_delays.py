@@ -1,12 +1,16 @@
 """Delayed messages, as applications make them: by delay queues of their own, or by the exchange of a plugin."""
 
+import json
+import os
+import subprocess
 import time
 
+import pika
 import pytest
 from pika import BasicProperties
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker, UnroutableError
 
-from conftest import Inbox
+from conftest import Inbox, until
 from expect import closed, eventually
 
 LEVELS = 28
@@ -128,6 +132,173 @@ def test_a_delayed_exchange_needs_a_type(connection, delayed, arguments, name):
     with pytest.raises(ChannelClosedByBroker) as error:
         connection.channel().exchange_declare(name(), "x-delayed-message", arguments=arguments)
     closed(error.value, 406, "x-delayed-type")
+
+
+class Shown(Inbox):
+    """What waits behind a delayed exchange: a consumer that ends by itself."""
+
+    def __init__(self, channel, exchange):
+        channel.add_on_cancel_callback(lambda _: setattr(self, "cancelled", True))
+        super().__init__(channel, f"amq.delayed.{exchange}", auto_ack=True)
+
+    def wait_for_end(self):
+        until(self.channel.connection, lambda: self.cancelled)
+        return self
+
+
+def waiting(channel, exchange):
+    return [body.decode() for body in Shown(channel, exchange).wait_for_end().bodies]
+
+
+def delay_with_id(channel, exchange, body, delay_ms, message_id):
+    properties = BasicProperties(headers={"x-delay": delay_ms}, message_id=message_id, delivery_mode=2)
+    channel.basic_publish(exchange, "", body, properties)
+
+
+def call_off(channel, exchange, message_id):
+    properties = BasicProperties(headers={"x-cancel": message_id})
+    channel.basic_publish(exchange, "", b"", properties, mandatory=True)
+
+
+HOUR_MS = 3_600_000
+
+
+def test_what_waits_can_be_seen(connection, delayed, queue):
+    exchange, channel = delayed("fanout", durable=True), connection.channel()
+    channel.queue_bind(queue, exchange)
+    channel.confirm_delivery()
+    before = int(time.time() * 1000)
+    for hours, body in [(3, "third"), (1, "first"), (2, "second")]:
+        delay_with_id(channel, exchange, body, hours * HOUR_MS, body)
+    shown = Shown(connection.channel(), exchange).wait_for_end()
+    assert shown.bodies == [b"first", b"second", b"third"]
+    for hours, (method, properties, body) in enumerate(shown.messages, start=1):
+        assert (properties.message_id, method.exchange) == (body.decode(), exchange)
+        assert 0 <= properties.headers["x-deliver-at"] - before - hours * HOUR_MS < 60_000
+    assert waiting(connection.channel(), exchange) == ["first", "second", "third"], "nothing was taken"
+    with pytest.raises(ChannelClosedByBroker) as error:
+        connection.channel().basic_consume(f"amq.delayed.{exchange}", lambda *_: None)
+    closed(error.value, 406, "acknowledge")
+
+
+def test_much_that_waits_can_be_seen_by_several(connection, delayed):
+    exchange, channel = delayed("fanout"), connection.channel()
+    body = b"x" * 50_000
+    for number in range(100):
+        later(channel, exchange, str(number), body, **{"x-delay": HOUR_MS + number})
+    first, second = [Shown(connection.channel(), exchange) for _ in range(2)]
+    for shown in [first, second]:
+        shown.wait_for_end()
+        assert [int(method.routing_key) for method, _, _ in shown.messages] == list(range(100))
+
+
+def test_who_stops_looking_keeps_nobody_from_it(connection, delayed):
+    exchange, channel = delayed("fanout"), connection.channel()
+    for number in range(20):
+        later(channel, exchange, "", b"x" * 100_000, **{"x-delay": HOUR_MS + number})
+    for stop in [lambda shown: shown.channel.basic_cancel(shown.tag), lambda shown: shown.channel.close()]:
+        first, second = [Shown(connection.channel(), exchange) for _ in range(2)]
+        stop(first)
+        assert len(second.wait_for_end().messages) == 20
+        assert len(first.messages) <= 20
+
+
+def test_nothing_waits(connection, delayed):
+    assert waiting(connection.channel(), delayed("fanout")) == []
+
+
+def test_what_waits_can_be_called_off(connection, delayed, queue):
+    exchange, channel = delayed("fanout", durable=True), connection.channel()
+    channel.queue_bind(queue, exchange)
+    channel.confirm_delivery()
+    for number in range(3):
+        delay_with_id(channel, exchange, f"twice {number}", HOUR_MS, f"id {number // 2}")
+    delay_with_id(channel, exchange, "soon", 200, "soon")
+    call_off(channel, exchange, "id 0")
+    assert waiting(connection.channel(), exchange) == ["soon", "twice 2"]
+    call_off(channel, exchange, "soon")
+    with pytest.raises(UnroutableError):
+        call_off(channel, exchange, "id 0")
+    with pytest.raises(UnroutableError):
+        call_off(channel, exchange, "")
+    connection.process_data_events(0.4)
+    assert channel.basic_get(queue, auto_ack=True)[0] is None
+    assert waiting(connection.channel(), exchange) == ["twice 2"]
+
+
+def test_calling_off_is_confirmed_in_its_order(connection, delayed):
+    exchange, channel = delayed("fanout", durable=True), connection.channel()
+    for number in range(50):
+        delay_with_id(channel, exchange, "x", HOUR_MS, str(number))
+        properties = BasicProperties(headers={"x-cancel": str(number)})
+        channel.basic_publish(exchange, "", b"", properties)
+    assert waiting(channel, exchange) == []
+
+
+def test_who_may_see_and_call_off(connect, connection, delayed):
+    exchange, channel = delayed("fanout"), connection.channel()
+    delay_with_id(channel, exchange, "x", HOUR_MS, "id")
+    stranger = connect("limited", "limited")
+    with pytest.raises(ChannelClosedByBroker) as error:
+        Shown(stranger.channel(), exchange)
+    closed(error.value, 403, exchange)
+    with pytest.raises(ChannelClosedByBroker) as error:
+        refused = stranger.channel()
+        refused.confirm_delivery()
+        call_off(refused, exchange, "id")
+    closed(error.value, 403, exchange)
+    assert waiting(channel, exchange) == ["x"]
+
+
+def test_a_header_that_calls_off_means_nothing_elsewhere(channel, queue):
+    channel.basic_publish("", queue, b"x", BasicProperties(headers={"x-cancel": "id"}))
+    assert channel.basic_get(queue, auto_ack=True)[1].headers == {"x-cancel": "id"}
+
+
+def test_a_killed_broker_still_knows_what_was_called_off(survivor):
+    def opened():
+        channel = pika.BlockingConnection(pika.URLParameters(survivor.start())).channel()
+        channel.confirm_delivery()
+        return channel
+
+    channel = opened()
+    channel.exchange_declare("x", "x-delayed-message", durable=True, arguments={"x-delayed-type": "fanout"})
+    for body in ["called off", "kept"]:
+        delay_with_id(channel, "x", body, HOUR_MS, body)
+    call_off(channel, "x", "called off")
+    survivor.kill()
+    channel = opened()
+    assert waiting(channel, "x") == ["kept"]
+    call_off(channel, "x", "kept")
+    assert waiting(channel, "x") == []
+
+
+@pytest.mark.skipif("LEVERET_BIN" not in os.environ, reason="runs the binary")
+def test_the_command_line_lists_and_calls_off(url, connection, delayed, queue):
+    def leveret(*arguments):
+        command = [os.environ["LEVERET_BIN"], "delayed", *arguments, "--url", url.rstrip("/")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        return done.returncode, done.stdout, done.stderr
+
+    exchange, channel = delayed("fanout", durable=True), connection.channel()
+    channel.confirm_delivery()
+    at = int(time.time() * 1000) + HOUR_MS
+    for more, message_id in [(2, "b"), (1, "a"), (0, None)]:
+        properties = BasicProperties(headers={"x-deliver-at": at + more}, message_id=message_id)
+        channel.basic_publish(exchange, "key", "body", properties)
+    lines = f"{at}\t-\tkey\n{at + 1}\ta\tkey\n{at + 2}\tb\tkey\n"
+    assert leveret("list", exchange) == (0, lines, "")
+    _, shown, _ = leveret("list", exchange, "--json")
+    shown = [json.loads(line) for line in shown.splitlines()]
+    assert [one["headers"]["x-deliver-at"] for one in shown] == [at, at + 1, at + 2]
+    assert shown[1]["properties"]["message_id"] == "a"
+    assert leveret("cancel", exchange, "a") == (0, "", "")
+    code, _, why = leveret("cancel", exchange, "a")
+    assert (code, "no message with the id 'a' waits" in why) == (1, True), why
+    assert leveret("list", exchange)[1].count("\n") == 2
+    for command in [["list", "amq.fanout"], ["cancel", "amq.fanout", "a"]]:
+        code, _, why = leveret(*command)
+        assert (code, "amq.fanout" in why, "404" in why) == (1, True, True), why
 
 
 class DelayLevels:

@@ -76,6 +76,36 @@ def test_what_the_active_consumer_held_goes_to_the_next(connect, name):
     assert second.redelivered == [True, True]
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_consumer_with_a_higher_priority_takes_over_when_the_one_before_holds_nothing(
+    connection, name, old_rabbitmq, kind
+):
+    """In quorum queues. Classic queues wait for the end of the one before."""
+    if old_rabbitmq and kind == "quorum":
+        pytest.skip("since 4.0")
+    channel, queue = connection.channel(), name()
+    arguments = {"x-single-active-consumer": True, "x-queue-type": kind}
+    channel.queue_declare(queue, durable=True, arguments=arguments)
+    first = Inbox(channel, queue)
+    publish(channel, queue, *"ab")
+    first.wait(2)
+    second = Inbox(channel, queue, arguments={"x-priority": 5})
+    equal = Inbox(channel, queue, arguments={"x-priority": 5})
+    if kind == "classic":
+        publish(channel, queue, "c")
+        assert first.wait(3).bodies == [b"a", b"b", b"c"]
+        return
+    publish(channel, queue, *"cd")
+    channel.basic_ack(first.tags[0])
+    assert channel.queue_declare(queue, passive=True).method.message_count == 2, "it still holds one"
+    channel.basic_ack(first.tags[1])
+    assert second.wait(2).bodies == [b"c", b"d"]
+    channel.basic_cancel(second.tag)
+    publish(channel, queue, "e")
+    assert equal.wait(1).bodies == [b"e"]
+    assert len(first.messages) == 2
+
+
 def test_a_consumer_that_holds_a_message_for_too_long(connect, connection, name, old_rabbitmq):
     if old_rabbitmq:
         pytest.skip("this RabbitMQ looks once a minute")
@@ -169,6 +199,38 @@ def test_urgent_messages_of_a_quorum_queue(channel, name, old_rabbitmq):
     for body, priority in [("a", None), ("b", 4), ("c", 5), ("d", 9)]:
         publish(channel, queue, body, priority=priority)
     assert get_all(channel, queue)[0] == "c"
+    for number in range(6):
+        publish(channel, queue, f"normal {number}")
+        publish(channel, queue, f"urgent {number}", priority=5)
+    urgent = [body.startswith("urgent") for body in get_all(channel, queue)]
+    assert urgent.index(False) <= 2 and urgent[-3:] == [False] * 3, "two for one: normal messages do not starve"
+
+
+def nack(channel, tag):
+    channel.basic_nack(tag)
+
+
+def reject(channel, tag):
+    channel.basic_reject(tag)
+
+
+def close(channel, _):
+    channel.close()
+
+
+@pytest.mark.parametrize("give_back", [nack, reject, close])
+@pytest.mark.parametrize("kind", ["disabled", "all", "failed", "returned"])
+def test_which_messages_wait_that_come_back(connection, name, old_rabbitmq, kind, give_back):
+    if old_rabbitmq:
+        pytest.skip("since 4.3")
+    channel, queue, hour_ms = connection.channel(), name(), 3_600_000
+    retry = {"x-delayed-retry-type": kind, "x-delayed-retry-min": hour_ms, "x-delayed-retry-max": hour_ms}
+    channel.queue_declare(queue, durable=True, arguments=QUORUM | retry)
+    publish(channel, queue, "a")
+    give_back(channel, get(channel, queue)[0].delivery_tag)
+    waits = {"disabled": [], "all": [nack, reject, close], "failed": [reject, close], "returned": [nack]}
+    expected = [] if give_back in waits[kind] else ["a"]
+    assert get_all(connection.channel(), queue) == expected
 
 
 def test_what_comes_back_waits(channel, name, old_rabbitmq):

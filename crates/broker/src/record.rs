@@ -8,6 +8,10 @@
 //!           | to: offset u64, sequence u64 | (first u64, count u32) x n                |
 //! Arrived   | queue u64 | (first u64, milliseconds since 1970 u64) x n                 |
 //! Returned  | queue u64 | returns u16 | (first u64, count u32) x n                     |
+//! Once      | queue u64 | first u64 | count u16 | seen x count | messages             |
+//! Seen      | queue u64 | seen x n                                                    |
+//!
+//! seen      | number u64 | window u64 | id, 16 bytes | until u64, milliseconds since 1970 |
 //! ```
 //!
 //! Integers are big-endian. All are version 1. Kinds from 32 on are of [streams](crate::stream::record); 16 is the
@@ -19,7 +23,7 @@ use bytes::Bytes;
 use crate::id::QueueId;
 use crate::message::Messages;
 use crate::page::{Extent, Place, Segment};
-use crate::queue::Mark;
+use crate::queue::{Mark, Seen};
 use crate::stream;
 
 /// A place in the log, in bytes since its beginning; grows, and is never given out twice.
@@ -93,6 +97,24 @@ pub enum Record {
         /// Which.
         spans: Vec<Span>,
     },
+    /// Messages entered one queue, which takes no copy of them.
+    Once {
+        /// The queue.
+        queue: QueueId,
+        /// Sequence number of the first message.
+        first: u64,
+        /// What is remembered of them.
+        seen: Vec<Seen>,
+        /// The messages.
+        messages: Messages,
+    },
+    /// What is remembered of messages, most of which are gone.
+    Seen {
+        /// The queue.
+        queue: QueueId,
+        /// What.
+        seen: Vec<Seen>,
+    },
     /// Of a stream.
     Stream(stream::record::Record),
 }
@@ -109,6 +131,16 @@ pub const SPILLED: u8 = 4;
 pub const ARRIVED: u8 = 5;
 /// Kind of [`Record::Returned`] in the log.
 pub const RETURNED: u8 = 6;
+/// Kind of [`Record::Once`] in the log.
+pub const ONCE: u8 = 7;
+/// Kind of [`Record::Seen`] in the log.
+pub const SEEN: u8 = 8;
+
+/// Messages of which one record may say what is remembered.
+pub(crate) const RECORD_SEEN_MAX: usize = 100;
+
+/// Bytes that what is remembered of a message takes in a record.
+pub(crate) const SEEN_SIZE: usize = 40;
 
 /// Writes [`Record::Enqueue`] without building it, for messages of which the first comes `nth` after the one with these
 /// sequence numbers. `scratch` is reused from call to call.
@@ -198,6 +230,40 @@ pub fn append_returned(
     log.append(RETURNED, &[scratch])
 }
 
+/// Writes [`Record::Once`] without building it.
+pub fn append_once(
+    log: &mut impl Log,
+    scratch: &mut Vec<u8>,
+    (queue, first): (QueueId, u64),
+    seen: &[Seen],
+    messages: &[u8],
+) -> Position {
+    let count = u16::try_from(seen.len()).expect("a record brings few messages");
+    scratch.clear();
+    scratch.extend_from_slice(&queue.0.to_be_bytes());
+    scratch.extend_from_slice(&first.to_be_bytes());
+    scratch.extend_from_slice(&count.to_be_bytes());
+    put_seen(scratch, seen);
+    log.append(ONCE, &[scratch, messages])
+}
+
+/// Writes [`Record::Seen`] without building it.
+pub fn append_seen(log: &mut impl Log, scratch: &mut Vec<u8>, queue: QueueId, seen: &[Seen]) -> Position {
+    scratch.clear();
+    scratch.extend_from_slice(&queue.0.to_be_bytes());
+    put_seen(scratch, seen);
+    log.append(SEEN, &[scratch])
+}
+
+fn put_seen(out: &mut Vec<u8>, seen: &[Seen]) {
+    for Seen { number, window, id, until } in seen {
+        out.extend_from_slice(&number.to_be_bytes());
+        out.extend_from_slice(&window.to_be_bytes());
+        out.extend_from_slice(id);
+        out.extend_from_slice(&until.to_be_bytes());
+    }
+}
+
 fn put_spans(out: &mut Vec<u8>, spans: &[Span]) {
     for span in spans {
         out.extend_from_slice(&span.first.to_be_bytes());
@@ -236,6 +302,12 @@ impl Record {
                 let (returns, rest) = rest.split_first_chunk()?;
                 let returns = u16::from_be_bytes(*returns);
                 Some(Record::Returned { queue: QueueId(queue), returns, spans: take_spans(rest)? })
+            }
+            ONCE => decode_once(payload),
+            SEEN => {
+                let (queue, rest) = take_u64(payload)?;
+                let (seen, rest) = take_seen(rest, rest.len() / SEEN_SIZE)?;
+                rest.is_empty().then_some(Record::Seen { queue: QueueId(queue), seen })
             }
             _ => stream::record::Record::decode(kind, payload).map(Record::Stream),
         }
@@ -282,6 +354,26 @@ fn decode_arrived(payload: &[u8]) -> Option<Record> {
         rest = after;
     }
     Some(Record::Arrived { queue: QueueId(queue), marks })
+}
+
+fn decode_once(payload: &[u8]) -> Option<Record> {
+    let ([queue, first], rest) = take_numbers(payload)?;
+    let (count, rest) = rest.split_first_chunk()?;
+    let (seen, rest) = take_seen(rest, u16::from_be_bytes(*count).into())?;
+    let messages = Messages::decode(Bytes::copy_from_slice(rest))?;
+    Some(Record::Once { queue: QueueId(queue), first, seen, messages })
+}
+
+fn take_seen(mut rest: &[u8], count: usize) -> Option<(Vec<Seen>, &[u8])> {
+    let mut seen = Vec::new();
+    for _ in 0..count {
+        let ([number, window], after) = take_numbers(rest)?;
+        let (id, after) = after.split_first_chunk()?;
+        let (until, after) = take_u64(after)?;
+        seen.push(Seen { number, window, id: *id, until });
+        rest = after;
+    }
+    Some((seen, rest))
 }
 
 fn take_spans(mut rest: &[u8]) -> Option<Vec<Span>> {
@@ -369,6 +461,9 @@ mod tests {
         let (from, to) = (Place { offset: 64, sequence: 4 }, Place { offset: 900, sequence: 10 });
         let extent = Extent { segment: Segment { number: 3, incarnation: 0xabcd }, from, to };
         append_spilled(&mut log, &mut scratch, QueueId(7), &extent, &spans[1..]);
+        let seen = [Seen { number: 9, window: 5, id: [6; 16], until: 1000 }];
+        append_once(&mut log, &mut scratch, (QueueId(7), 9), &seen, message.as_bytes());
+        append_seen(&mut log, &mut scratch, QueueId(7), &seen);
         log.0
     }
 
@@ -389,6 +484,8 @@ mod tests {
             3: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 02
             4: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 ab cd 00 00 00 00 00 00 00 40 00 00 00 00 00 00 00 04 00 00 00 00 00 00 03 84 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
             4: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 03 00 00 00 00 00 00 ab cd 00 00 00 00 00 00 00 40 00 00 00 00 00 00 00 04 00 00 00 00 00 00 03 84 00 00 00 00 00 00 00 0a 00 00 00 00 00 00 00 04 00 00 00 01 00 00 00 00 00 00 00 09 00 00 00 01
+            7: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 09 00 01 00 00 00 00 00 00 00 09 00 00 00 00 00 00 00 05 06 06 06 06 06 06 06 06 06 06 06 06 06 06 06 06 00 00 00 00 00 00 03 e8 00 00 00 11 00 03 00 00 00 02 00 01 71 00 00 68 69
+            8: 00 00 00 00 00 00 00 07 00 00 00 00 00 00 00 09 00 00 00 00 00 00 00 05 06 06 06 06 06 06 06 06 06 06 06 06 06 06 06 06 00 00 00 00 00 00 03 e8
         "#]]
         .assert_eq(&text);
     }
@@ -397,7 +494,7 @@ mod tests {
     fn what_was_written_is_read() {
         let read: Vec<_> =
             written().iter().map(|(kind, payload)| Record::decode(*kind, VERSION, payload)).collect();
-        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1, buffer: 17 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 }), Some(Spilled { queue: QueueId(7), extent: Extent { segment: Segment { number: 3, incarnation: 43981 }, from: Place { offset: 64, sequence: 4 }, to: Place { offset: 900, sequence: 10 } }, spans: [Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Spilled { queue: QueueId(7), extent: Extent { segment: Segment { number: 3, incarnation: 43981 }, from: Place { offset: 64, sequence: 4 }, to: Place { offset: 900, sequence: 10 } }, spans: [Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] })]"#]]
+        expect![[r#"[Some(Enqueue { targets: [(QueueId(7), 1), (QueueId(9), 300)], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1, buffer: 17 } }), Some(Settle { queue: QueueId(7), spans: [Span { first: 1, count: 2 }, Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Delivered { queue: QueueId(7), last: 2 }), Some(Spilled { queue: QueueId(7), extent: Extent { segment: Segment { number: 3, incarnation: 43981 }, from: Place { offset: 64, sequence: 4 }, to: Place { offset: 900, sequence: 10 } }, spans: [Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Spilled { queue: QueueId(7), extent: Extent { segment: Segment { number: 3, incarnation: 43981 }, from: Place { offset: 64, sequence: 4 }, to: Place { offset: 900, sequence: 10 } }, spans: [Span { first: 4, count: 1 }, Span { first: 9, count: 1 }] }), Some(Once { queue: QueueId(7), first: 9, seen: [Seen { number: 9, window: 5, id: [6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6], until: 1000 }], messages: Messages { bytes: b"\0\0\0\x11\0\x03\0\0\0\x02\0\x01q\0\0hi", count: 1, buffer: 17 } }), Some(Seen { queue: QueueId(7), seen: [Seen { number: 9, window: 5, id: [6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6], until: 1000 }] })]"#]]
         .assert_eq(&format!("{read:?}"));
     }
 
@@ -432,9 +529,13 @@ mod tests {
             for end in 0..payload.len() {
                 let read = Record::decode(kind, VERSION, &payload[..end]);
                 let head = if kind == SPILLED { 56 } else { 8 };
-                let has_spans = matches!(kind, SETTLE | SPILLED);
-                let fewer_spans = has_spans && end >= head && (end - head) % 12 == 0;
-                assert_eq!(read.is_some(), fewer_spans, "kind {kind} cut at {end}");
+                let size = match kind {
+                    SETTLE | SPILLED => Some(12),
+                    SEEN => Some(SEEN_SIZE),
+                    _ => None,
+                };
+                let names_fewer = size.is_some_and(|size| end >= head && (end - head) % size == 0);
+                assert_eq!(read.is_some(), names_fewer, "kind {kind} cut at {end}");
             }
         }
         assert_eq!(Record::decode(99, VERSION, &[]), None);

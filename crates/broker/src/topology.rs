@@ -4,9 +4,11 @@
 //! after each change and sessions route from theirs without a lock. Only [`crate::meta`] changes one.
 
 mod binding;
+pub(crate) mod deduplication;
 mod delay;
 mod exchange;
 pub(crate) mod headers;
+pub(crate) mod history;
 mod metadata;
 pub(crate) mod pick;
 mod policies;
@@ -27,14 +29,18 @@ use crate::limits::VhostLimits;
 use crate::policy::{Policy, Tier};
 
 pub use binding::{Binding, Destination};
-pub use delay::due_ms;
+pub(crate) use deduplication::IDS_MAX;
+pub use deduplication::{Deduplication, Duplicates, Identity};
 pub(crate) use delay::queue_name as delay_queue_name;
+pub use delay::{DELIVER_AT, called_off, due_ms};
 pub(crate) use exchange::delayed_kind;
 pub use exchange::{ALTERNATE_EXCHANGE, Exchange, ExchangeKind};
 pub use metadata::Metadata;
 pub use queue::Queue;
 pub use route::Envelope;
-pub use settings::{DeadLetterStrategy, DelayedRetry, MessageGroups, Overflow, QueueKind, Settings};
+pub use settings::{
+    DeadLetterStrategy, DelayedRetry, DelayedRetryOf, MessageGroups, Overflow, QueueKind, Return, Settings,
+};
 pub use vhost::Vhost;
 
 /// Everything a session needs to know to serve its client, as of one version.

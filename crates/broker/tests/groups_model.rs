@@ -16,7 +16,7 @@ use broker::page::Limits;
 use broker::queue::{Options, Subscription};
 use broker::record::{Record, Span, VERSION};
 use broker::shard::{Batch, Command, Delivery, Effect, Forward, Publish, Reason, Reply, Request, Shard};
-use broker::topology::{DelayedRetry, MessageGroups, QueueKind, Settings};
+use broker::topology::{DelayedRetry, DelayedRetryOf, Duplicates, MessageGroups, QueueKind, Settings};
 use broker::window::Window;
 use bytes::BytesMut;
 use disk::{Journal, Pager};
@@ -29,8 +29,18 @@ const QUEUE: QueueId = QueueId(7);
 const CLIENT: ConnectionId = ConnectionId(1);
 
 /// Room for a few messages.
-const LIMITS: Limits =
-    Limits { queue: 400, keep: 150, tail: 150, spill: 300, front: 150, in_flight: 600, hold: 9000, busy: 0 };
+const LIMITS: Limits = Limits {
+    queue: 400,
+    keep: 150,
+    tail: 150,
+    spill: 300,
+    front: 150,
+    in_flight: 600,
+    hold: 9000,
+    busy: 0,
+    idle: 900,
+    share: 100,
+};
 
 #[derive(Clone, Debug)]
 struct New {
@@ -87,7 +97,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 prop_compose! {
     fn retry()(min_ms in 1..20u64, max_ms in 1..50u64, exponential: bool) -> DelayedRetry {
-        DelayedRetry { min_ms, max_ms: max_ms.max(min_ms), exponential, jitter_percent: 0 }
+        DelayedRetry { of: DelayedRetryOf::All, min_ms, max_ms: max_ms.max(min_ms), exponential, jitter_percent: 0 }
     }
 }
 
@@ -315,7 +325,8 @@ impl World {
         }
         let messages = Messages::decode(bytes.freeze()).expect("messages that were just encoded");
         let expires = new.iter().any(|new| new.ttl.is_some());
-        let run = Publish { messages, persistent: true, expires, route: 0, confirm: None };
+        let duplicates = Duplicates::default();
+        let run = Publish { messages, persistent: true, expires, duplicates, route: 0, confirm: None };
         let batch = Batch { routes: vec![Arc::from([QUEUE])], runs: vec![run], ..Batch::default() };
         self.send(CLIENT, Command::Publish(batch));
     }

@@ -9,7 +9,7 @@ use broker::queue::{Options, Subscription};
 use broker::record::{Log, Position};
 
 use broker::shard::{Batch, Command, Effect, Publish, Reply, Request, Shard};
-use broker::topology::Settings;
+use broker::topology::{Duplicates, Settings};
 use broker::window::Window;
 use bytes::{Bytes, BytesMut};
 
@@ -88,6 +88,7 @@ impl Story {
             messages: message(number),
             persistent: true,
             expires: false,
+            duplicates: Duplicates::default(),
             route: 0,
             confirm: None,
         };

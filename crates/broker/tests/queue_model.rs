@@ -14,14 +14,20 @@ use broker::message::{Message, Parts};
 use broker::page::Limits;
 use broker::queue::Options;
 use broker::record::{Record, Span, VERSION};
-use broker::shard::{Batch, Command, Confirm, Effect, Publish, Reason, Reply, Request, Shard};
-use broker::topology::{DelayedRetry, Overflow, QueueKind, Settings};
+use broker::shard::{Batch, Browse, Command, Confirm, Effect, Publish, Reason, Reply, Request, Shard};
+use broker::topology::{
+    Deduplication, DelayedRetry, DelayedRetryOf, Duplicates, Identity, Overflow, QueueKind, Settings,
+};
 use disk::{Journal, Pager};
 use proptest::option;
 use proptest::prelude::*;
 
 const QUEUE: QueueId = QueueId(7);
 const CLIENT: ConnectionId = ConnectionId(1);
+
+/// The window of an exchange, and what it remembers.
+const WINDOW: u64 = 9;
+const THROUGH: Identity = Identity { window: WINDOW, id: [0; 16], size: 3, ttl_ms: Some(50) };
 
 /// Room for a few messages.
 const LIMITS: Limits = Limits {
@@ -41,6 +47,8 @@ const LIMITS: Limits = Limits {
 struct New {
     priority: Option<u8>,
     ttl: Option<u64>,
+    /// What it shall be remembered by, and whether it comes through an exchange that deduplicates, too.
+    id: Option<(u8, bool)>,
     size: usize,
 }
 
@@ -50,6 +58,7 @@ enum Step {
     Get { no_ack: bool },
     Ack(usize),
     Nack(usize),
+    Fail(usize),
     Reject(usize),
     Wait(u64),
     Purge,
@@ -58,11 +67,13 @@ enum Step {
 }
 
 fn new() -> impl Strategy<Value = New> {
-    (option::of(0..10u8), option::weighted(0.2, 0..30u64), 0..40usize).prop_map(|(priority, ttl, size)| New {
-        priority,
-        ttl,
-        size,
-    })
+    (
+        option::of(0..10u8),
+        option::weighted(0.2, 0..30u64),
+        option::of((0..6u8, proptest::bool::weighted(0.3))),
+        0..40usize,
+    )
+        .prop_map(|(priority, ttl, id, size)| New { priority, ttl, id, size })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -70,7 +81,8 @@ fn step() -> impl Strategy<Value = Step> {
         5 => proptest::collection::vec(new(), 1..5).prop_map(Step::Publish),
         4 => any::<bool>().prop_map(|no_ack| Step::Get { no_ack }),
         1 => any::<usize>().prop_map(Step::Ack),
-        3 => any::<usize>().prop_map(Step::Nack),
+        2 => any::<usize>().prop_map(Step::Nack),
+        1 => any::<usize>().prop_map(Step::Fail),
         1 => any::<usize>().prop_map(Step::Reject),
         2 => (0..15u64).prop_map(Step::Wait),
         1 => Just(Step::CopyForward),
@@ -79,8 +91,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 prop_compose! {
-    fn retry()(min_ms in 1..20u64, max_ms in 1..50u64, exponential: bool) -> DelayedRetry {
-        DelayedRetry { min_ms, max_ms: max_ms.max(min_ms), exponential, jitter_percent: 0 }
+    fn retry()(
+        of in prop_oneof![Just(DelayedRetryOf::All), Just(DelayedRetryOf::Failed), Just(DelayedRetryOf::Returned)],
+        min_ms in 1..20u64, max_ms in 1..50u64, exponential: bool) -> DelayedRetry {
+        DelayedRetry { of, min_ms, max_ms: max_ms.max(min_ms), exponential, jitter_percent: 0 }
     }
 }
 
@@ -95,6 +109,7 @@ prop_compose! {
         max_priority in option::weighted(0.3, 0..5u8),
         delivery_limit in option::of(0..3u64),
         delayed_retry in option::weighted(0.3, retry()),
+        deduplication in option::weighted(0.4, (1..5u32, option::of(0..40u64))),
     ) -> Settings {
         Settings {
             kind: if quorum && max_priority.is_none() { QueueKind::Quorum } else { QueueKind::Classic },
@@ -106,6 +121,7 @@ prop_compose! {
             max_priority,
             delivery_limit,
             delayed_retry,
+            deduplication: deduplication.map(|(size, ttl_ms)| Deduplication { size, ttl_ms, header: "id".into() }),
             ..Settings::default()
         }
     }
@@ -130,6 +146,10 @@ struct Model {
     unacked: Vec<Kept>,
     delayed: Vec<(u64, Kept)>,
     dead: Vec<(u64, Reason)>,
+    /// How many urgent messages of a quorum queue went one after the other.
+    urgent_in_a_row: u32,
+    /// What is remembered, by window: ids, and until when.
+    seen: BTreeMap<u64, VecDeque<(u8, u64)>>,
 }
 
 impl Model {
@@ -167,6 +187,14 @@ impl Model {
 
     /// Takes the next message out.
     fn next(&mut self) -> Option<Kept> {
+        if self.settings.kind == QueueKind::Quorum {
+            let urgent = self.ready.get(&1).is_some_and(|level| !level.is_empty());
+            let others = self.ready.get(&0).is_some_and(|level| !level.is_empty());
+            let level = u8::from(urgent && !(others && self.urgent_in_a_row == 2));
+            let next = self.ready.get_mut(&level)?.pop_front()?;
+            self.urgent_in_a_row = if level == 1 { (self.urgent_in_a_row + 1).min(2) } else { 0 };
+            return Some(next);
+        }
         self.ready.values_mut().rev().find_map(VecDeque::pop_front)
     }
 
@@ -209,8 +237,40 @@ impl Model {
         expired.iter().for_each(|kept| self.dies(kept, Reason::Expired));
     }
 
-    /// Whether a message is taken.
-    fn publish(&mut self, kept: Kept, now: u64) -> bool {
+    /// The windows that look at a message with this id: their numbers, sizes and times.
+    fn windows(&self, id: Option<(u8, bool)>) -> Vec<(u64, u32, Option<u64>)> {
+        let of_queue = self.settings.deduplication.as_ref().map(|of| (0, of.size, of.ttl_ms));
+        let of_exchange = (WINDOW, THROUGH.size, THROUGH.ttl_ms);
+        match id {
+            None => Vec::new(),
+            Some((_, true)) => of_queue.into_iter().chain([of_exchange]).collect(),
+            Some((_, false)) => of_queue.into_iter().collect(),
+        }
+    }
+
+    fn is_duplicate(&self, id: Option<(u8, bool)>, now: u64) -> bool {
+        self.windows(id).into_iter().any(|(window, _, _)| {
+            let seen = self.seen.get(&window).into_iter().flatten();
+            seen.into_iter().any(|(seen, until)| Some(*seen) == id.map(|(id, _)| id) && *until > now)
+        })
+    }
+
+    fn remember(&mut self, id: Option<(u8, bool)>, now: u64) {
+        for (window, size, ttl) in self.windows(id) {
+            let seen = self.seen.entry(window).or_default();
+            seen.retain(|(seen, _)| Some(*seen) != id.map(|(id, _)| id));
+            seen.extend(id.map(|(id, _)| (id, ttl.map_or(u64::MAX, |ttl| now + ttl))));
+            while seen.len() > size as usize {
+                seen.pop_front();
+            }
+        }
+    }
+
+    /// Whether a message is taken, or was before.
+    fn publish(&mut self, kept: Kept, id: Option<(u8, bool)>, now: u64) -> bool {
+        if self.is_duplicate(id, now) {
+            return true;
+        }
         if self.settings.overflow != Overflow::DropHead && self.is_full(1) {
             self.look_at_clock(now);
             if self.is_full(1) {
@@ -220,17 +280,18 @@ impl Model {
                 return false;
             }
         }
+        self.remember(id, now);
         self.put(kept);
         true
     }
 
-    fn nack(&mut self, at: usize, now: u64) {
+    fn give_back(&mut self, at: usize, other: DelayedRetryOf, now: u64) {
         let mut kept = self.unacked.remove(at);
         kept.redelivered = true;
         kept.returns += u16::from(self.settings.counts_returns());
         if self.settings.delivery_limit.is_some_and(|limit| u64::from(kept.returns) > limit) {
             self.dies(&kept, Reason::DeliveryLimit);
-        } else if let Some(retry) = self.settings.delayed_retry {
+        } else if let Some(retry) = self.settings.delayed_retry.filter(|retry| retry.of != other) {
             self.delayed.push((now + retry.delay_ms(kept.returns, 0), kept));
         } else {
             self.put(kept);
@@ -238,10 +299,12 @@ impl Model {
     }
 
     fn restart(&mut self) {
+        self.urgent_in_a_row = 0;
         if !self.durable {
             self.ready.clear();
             self.unacked.clear();
             self.delayed.clear();
+            self.seen.clear();
             return;
         }
         let back = self.unacked.drain(..).map(|kept| Kept { redelivered: true, ..kept });
@@ -279,6 +342,8 @@ impl World {
             unacked: Vec::new(),
             delayed: Vec::new(),
             dead: Vec::new(),
+            urgent_in_a_row: 0,
+            seen: BTreeMap::new(),
         };
         let mut world = World {
             model,
@@ -317,8 +382,14 @@ impl World {
             }
             Step::Nack(pick) => {
                 if let Some((at, spans)) = self.pick(pick) {
-                    self.model.nack(at, self.now);
+                    self.model.give_back(at, DelayedRetryOf::Failed, self.now);
                     self.send(Command::Requeue(spans));
+                }
+            }
+            Step::Fail(pick) => {
+                if let Some((at, spans)) = self.pick(pick) {
+                    self.model.give_back(at, DelayedRetryOf::Returned, self.now);
+                    self.send(Command::Fail(spans));
                 }
             }
             Step::Reject(pick) => {
@@ -340,6 +411,7 @@ impl World {
                 self.model.look(self.now);
                 self.model.ready.clear();
                 self.model.delayed.clear();
+                self.model.urgent_in_a_row = 0;
                 self.send(Command::Request(1, Request::Purge(QUEUE)));
             }
             Step::CopyForward => {
@@ -356,12 +428,14 @@ impl World {
     fn publish(&mut self, new: Vec<New>) {
         let mut batch = Batch { routes: vec![Arc::from([QUEUE])], ..Batch::default() };
         let mut expected = BTreeMap::new();
-        for New { priority, ttl, size } in new {
+        for New { priority, ttl, id, size } in new {
             self.published += 1;
             let number = self.published;
             let expiration = ttl.map(|ttl| ttl.to_string());
+            let headers = id.map(|(id, _)| TableBuilder::new().with("id", id));
             let properties = PropertiesBuilder {
                 priority,
+                headers: headers.as_ref().map(TableBuilder::as_table),
                 expiration: expiration.as_deref(),
                 ..PropertiesBuilder::default()
             };
@@ -369,12 +443,16 @@ impl World {
             body.resize(8 + size, 0);
             let parts = Parts { route: b"\0\x01q", properties: &properties.to_bytes(), body: &body };
             let (messages, expires) = (parts.to_messages(), ttl.is_some());
+            let duplicates = match id {
+                Some((id, true)) => Duplicates::Drop(Identity { id: [id; 16], ..THROUGH }),
+                Some((_, false)) | None => Duplicates::AsQueuesSay,
+            };
             let (persistent, confirm) = (true, Some((1, number)));
-            batch.runs.push(Publish { messages, persistent, expires, route: 0, confirm });
+            batch.runs.push(Publish { messages, persistent, expires, duplicates, route: 0, confirm });
             let level = self.model.level(priority);
             let (arrived, size) = (self.now, body.len() as u64);
             let kept = Kept { number, level, arrived, ttl, size, returns: 0, redelivered: false };
-            expected.insert(number, self.model.publish(kept, self.now));
+            expected.insert(number, self.model.publish(kept, id, self.now));
         }
         self.model.look(self.now);
         self.send(Command::Publish(batch));
@@ -506,8 +584,21 @@ impl World {
             self.step(Step::Get { no_ack: true });
         }
         self.step(Step::Get { no_ack: true });
-        assert_eq!((self.shard.message_bytes(), self.shard.live_bytes()), (0, 0), "nothing is left");
+        if self.model.seen.is_empty() {
+            assert_eq!((self.shard.message_bytes(), self.shard.live_bytes()), (0, 0), "nothing is left");
+        }
     }
+}
+
+/// A message with a delay and an id.
+fn delayed_with_id(number: i64, id: &str) -> Publish {
+    let headers = TableBuilder::new().with("x-delay", 1000 + number);
+    let headers = Some(headers.as_table());
+    let message_id = Some(id);
+    let properties = PropertiesBuilder { headers, message_id, ..PropertiesBuilder::default() }.to_bytes();
+    let messages =
+        Parts { route: b"\0\x01q", properties: &properties, body: &number.to_be_bytes() }.to_messages();
+    Publish { messages, ..delayed(0) }
 }
 
 /// A message with a delay of so many milliseconds.
@@ -517,7 +608,14 @@ fn delayed(ms: i64) -> Publish {
     let properties = PropertiesBuilder { headers, ..PropertiesBuilder::default() }.to_bytes();
     let body = ms.to_be_bytes();
     let messages = Parts { route: b"\0\x01q", properties: &properties, body: &body }.to_messages();
-    Publish { messages, persistent: true, expires: false, route: 0, confirm: None }
+    Publish {
+        messages,
+        persistent: true,
+        expires: false,
+        duplicates: Duplicates::default(),
+        route: 0,
+        confirm: None,
+    }
 }
 
 #[test]
@@ -540,6 +638,40 @@ fn what_waits_for_its_time_still_does_after_a_restart() {
     assert_eq!(sent_at(100), [(100, Reason::Due)]);
     assert_eq!(sent_at(299), []);
     assert_eq!(sent_at(300), [(300, Reason::Due)]);
+    world.restart();
+    assert_eq!(world.dead, [], "what has gone does not come back");
+    assert_eq!((world.shard.message_bytes(), world.shard.live_bytes()), (0, 0), "nothing is left");
+}
+
+#[test]
+fn what_waits_is_called_off_by_its_id_and_stays_so() {
+    let mut world = World::new(Settings { delays: true, ..Settings::default() }, true);
+    let runs =
+        [(0, "a"), (1, "b"), (2, "a"), (3, "b")].map(|(number, id)| delayed_with_id(number, id)).to_vec();
+    let batch = Batch { routes: vec![Arc::from([QUEUE])], runs, ..Batch::default() };
+    world.send(Command::Publish(batch));
+    let call_off = |world: &mut World, id: &str| {
+        world.send(Command::Request(1, Request::CallOff { queue: QUEUE, id: id.to_owned() }));
+        world.shard.check();
+        world.got.take()
+    };
+    assert_eq!(call_off(&mut world, "a"), Some(Reply::CalledOff(2)));
+    assert_eq!(call_off(&mut world, "a"), Some(Reply::CalledOff(0)));
+    world.restart();
+    assert_eq!(call_off(&mut world, "a"), Some(Reply::CalledOff(0)));
+    let browse =
+        |after, size_max| Command::Request(1, Request::Browse(Browse { queue: QUEUE, after, size_max }));
+    let mut after = None;
+    for expected in [1, 3] {
+        world.send(browse(after, 1));
+        let Some(Reply::Browsed(shown)) = world.got.take() else { panic!("no answer to a browse") };
+        let [(place, message)] = &shown[..] else { panic!("not one message: {shown:?}") };
+        assert_eq!(number_of(message.first()), expected);
+        after = Some(*place);
+    }
+    world.send(browse(after, 1));
+    assert_eq!(world.got.take(), Some(Reply::Browsed(Vec::new())));
+    assert_eq!(call_off(&mut world, "b"), Some(Reply::CalledOff(2)));
     assert_eq!((world.shard.message_bytes(), world.shard.live_bytes()), (0, 0), "nothing is left");
 }
 

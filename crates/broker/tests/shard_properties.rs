@@ -13,7 +13,7 @@ use broker::page::Limits;
 use broker::queue::{Options, Subscription};
 use broker::record::{Record, Span, VERSION};
 use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Reply, Request, Shard};
-use broker::topology::Settings;
+use broker::topology::{Duplicates, Settings};
 use broker::window::Window;
 use disk::{Journal, Pager};
 use proptest::prelude::*;
@@ -253,7 +253,14 @@ impl World {
         }
         for run in numbers.chunks(run.into()) {
             let messages = messages(run.iter().copied());
-            batch.runs.push(Publish { messages, persistent, expires: false, route: 0, confirm: None });
+            batch.runs.push(Publish {
+                messages,
+                persistent,
+                expires: false,
+                duplicates: Duplicates::default(),
+                route: 0,
+                confirm: None,
+            });
             batch.confirms.push(Confirm { publisher: 1, first: run[0], last: run[0] + run.len() as u64 - 1 });
         }
         self.send(connection, Command::Publish(batch));

@@ -6,8 +6,8 @@ use broker::id::{ConnectionId, QueueId};
 use broker::message::Parts;
 use broker::queue::{Options, Subscription};
 use broker::record::{Log, Position, Span};
-use broker::shard::{Batch, Command, Effect, Publish, Request, Shard};
-use broker::topology::Settings;
+use broker::shard::{Batch, Command, Effect, Publish, Reply, Request, Shard};
+use broker::topology::{Duplicates, Settings};
 use broker::window::Window;
 
 const QUEUE: QueueId = QueueId(1);
@@ -41,8 +41,14 @@ fn round(shard: &mut Shard, from: ConnectionId, command: Command) -> usize {
 
 fn publish(count: usize) -> Command {
     let parts = Parts { route: b"\0\x01q", properties: &[0, 0], body: &[7; 1024] };
-    let one =
-        Publish { messages: parts.to_messages(), persistent: false, expires: false, route: 0, confirm: None };
+    let one = Publish {
+        messages: parts.to_messages(),
+        persistent: false,
+        expires: false,
+        duplicates: Duplicates::default(),
+        route: 0,
+        confirm: None,
+    };
     Command::Publish(Batch { routes: vec![Arc::from([QUEUE])], runs: vec![one; count], confirms: Vec::new() })
 }
 
@@ -140,7 +146,14 @@ fn a_fan_out_counts_in_the_log_as_what_it_takes_there_and_is_copied_as_such() {
         Parts { route: b"\0\x01q", properties: &[0, 0], body: &[7; 16] }.encode(&mut bytes);
     }
     let messages = broker::message::Messages::encoded(bytes.freeze(), 1000);
-    let runs = vec![Publish { messages, persistent: true, expires: false, route: 0, confirm: None }];
+    let runs = vec![Publish {
+        messages,
+        persistent: true,
+        expires: false,
+        duplicates: Duplicates::default(),
+        route: 0,
+        confirm: None,
+    }];
     let batch = Batch { routes: vec![queues], runs, confirms: Vec::new() };
     shard.handle(PUBLISHER, Command::Publish(batch), &mut log);
     let (written, live) = (log.0, shard.live_bytes());
@@ -152,4 +165,36 @@ fn a_fan_out_counts_in_the_log_as_what_it_takes_there_and_is_copied_as_such() {
     let copied = log.0 - written;
     assert!(copied <= written * 11 / 10, "{copied} bytes for {written}");
     shard.check();
+}
+
+#[test]
+fn what_is_too_old_goes_though_nobody_takes_dead_letters() {
+    let (mut shard, other) = (Shard::default(), QueueId(2));
+    let ttl = |dead_letter_exchange: Option<&str>| Settings {
+        message_ttl_ms: Some(10),
+        dead_letter_exchange: dead_letter_exchange.map(Arc::from),
+        ..Settings::default()
+    };
+    shard.tick(1000);
+    for (queue, settings) in [(QUEUE, ttl(Some("dead"))), (other, ttl(None))] {
+        let label = "a queue".to_owned();
+        shard.open(queue, Options { label, durable: false, auto_delete: false, settings });
+    }
+    round(&mut shard, PUBLISHER, publish(4_000));
+    let Command::Publish(batch) = publish(1) else { unreachable!() };
+    let batch = Batch { routes: vec![Arc::from([other])], ..batch };
+    round(&mut shard, PUBLISHER, Command::Publish(batch));
+    shard.tick(1010);
+    let mut counts = |queue| {
+        shard.handle(PUBLISHER, Command::Request(1, Request::Inspect(queue)), &mut NoLog);
+        shard.finish_round(&mut NoLog);
+        let effects = std::iter::from_fn(|| shard.poll_effects()).flat_map(|(_, effects)| effects);
+        let counts = effects.filter_map(|effect| match effect {
+            Effect::Reply(_, Ok(Reply::Counts { ready, .. })) => Some(ready),
+            _ => None,
+        });
+        counts.sum::<usize>()
+    };
+    assert!(counts(QUEUE) > 0, "the forwarder has enough to do");
+    assert_eq!(counts(other), 0, "nobody has to take what goes nowhere");
 }

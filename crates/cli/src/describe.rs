@@ -6,6 +6,7 @@ use broker::message::Message;
 use broker::meta;
 use broker::page::{Extent, Segment};
 use broker::policy::{Policy, Tier};
+use broker::queue::Seen;
 use broker::record::{Record, Span};
 use broker::stream::{self, Bounds, Piece};
 use broker::topology::{Binding, Destination, Queue};
@@ -61,8 +62,23 @@ fn shard_record(record: &Record) -> String {
             let spans: Vec<_> = spans.iter().map(span).collect();
             format!("returned {returns} times to queue {queue}: {}", spans.join(", "))
         }
+        Record::Once { queue, first, seen: remembered, messages } => {
+            let enqueued = Record::Enqueue { targets: vec![(*queue, *first)], messages: messages.clone() };
+            format!("{}, once: {}", shard_record(&enqueued), seen(remembered))
+        }
+        Record::Seen { queue, seen: remembered } => format!("seen in queue {queue}: {}", seen(remembered)),
         Record::Stream(record) => stream_record(record),
     }
+}
+
+/// What is remembered of messages.
+fn seen(all: &[Seen]) -> String {
+    let one = |seen: &Seen| {
+        let id: String = seen.id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let until = if seen.until == u64::MAX { String::new() } else { format!(" until {} ms", seen.until) };
+        format!("#{} as {id}{until}", seen.number)
+    };
+    all.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn stream_record(record: &stream::record::Record) -> String {

@@ -6,6 +6,7 @@ mod serve;
 
 mod bodies;
 mod consume;
+mod delayed;
 mod interrupt;
 mod json;
 mod properties;
@@ -43,6 +44,7 @@ enum Command {
     Serve(Box<serve::Serve>),
     Publish(publish::Publish),
     Consume(consume::Consume),
+    Delayed(delayed::Delayed),
     Dump(dump::Dump),
     ExportDefinitions(export_definitions::ExportDefinitions),
     Store(store::Store),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Publish(publish) => publish.run(),
         Command::Consume(consume) => consume.run(),
+        Command::Delayed(delayed) => delayed.run(),
         Command::Dump(dump) => dump.run(),
         Command::ExportDefinitions(export) => export.run(),
         Command::Store(store) => store.run(),

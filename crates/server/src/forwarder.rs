@@ -15,7 +15,7 @@ use broker::id::{ConnectionId, QueueId};
 use broker::message::{Message, Messages, Parts};
 use broker::record::Span;
 use broker::shard::{Batch, Command, Confirm, Effect, Forward, Publish, Reason};
-use broker::topology::{DeadLetterStrategy, Envelope, Queue, Settings, Topology};
+use broker::topology::{DeadLetterStrategy, Duplicates, Envelope, Queue, Settings, Topology};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
@@ -141,7 +141,9 @@ impl Forwarder {
         let settings = topology.settings(&from);
         let patient = settings.dead_letter_strategy == DeadLetterStrategy::AtLeastOnce;
         origin.again = patient.then(|| message.clone());
-        let Some((letter, queues)) = self.address(topology, &from, &settings, origin.reason, message) else {
+        let Some((letter, queues, duplicates)) =
+            self.address(topology, &from, &settings, origin.reason, message)
+        else {
             return self.nobody_took(origin);
         };
         let properties = Properties::new(&letter.properties).unwrap_or(Properties::EMPTY);
@@ -167,7 +169,7 @@ impl Forwarder {
             let route = parcel.batch.routes.len() - 1;
             let confirm = Some((0, number));
             let messages = messages.clone();
-            parcel.batch.runs.push(Publish { messages, persistent, expires, route, confirm });
+            parcel.batch.runs.push(Publish { messages, persistent, expires, duplicates, route, confirm });
         }
         self.pending.insert(number, Pending { origin, shards, refused: false });
     }
@@ -180,7 +182,7 @@ impl Forwarder {
         settings: &Settings,
         reason: Reason,
         message: &Messages,
-    ) -> Option<(Letter, Vec<QueueId>)> {
+    ) -> Option<(Letter, Vec<QueueId>, Duplicates)> {
         if reason == Reason::Due {
             return self.address_due(topology, from, message.first());
         }
@@ -198,7 +200,7 @@ impl Forwarder {
             let target = topology.queue_by_id(*queue);
             !target.is_some_and(|target| dead_letter::is_cycle(&letter.properties, &target.name, reason))
         });
-        (!queues.is_empty()).then_some((letter, queues))
+        (!queues.is_empty()).then_some((letter, queues, Duplicates::Keep))
     }
 
     /// Where a message goes whose time has come: as it is, to where its exchange sends it now.
@@ -207,21 +209,24 @@ impl Forwarder {
         topology: &Topology,
         from: &Queue,
         message: Message<'_>,
-    ) -> Option<(Letter, Vec<QueueId>)> {
+    ) -> Option<(Letter, Vec<QueueId>, Duplicates)> {
         let properties = Properties::new(message.properties()).ok()?;
         let copies = properties.headers().and_then(|headers| headers.get("CC")?.as_array());
         let copies = copies.into_iter().flat_map(Array::iter).filter_map(Value::as_str);
         let routing_keys: Vec<&str> = std::iter::once(message.routing_key()).chain(copies).collect();
-        let envelope =
-            Envelope { routing_keys: &routing_keys, properties, random: self.random.next(), due: true };
+        let exchange = topology.exchange(&from.vhost, from.delays_for()?)?;
+        let identity = exchange.identify(properties);
+        let random = identity.map_or_else(|| self.random.next(), |identity| identity.chance());
+        let envelope = Envelope { routing_keys: &routing_keys, properties, random, due: true };
         let mut queues = Vec::new();
-        topology.route(&from.vhost, from.delays_for()?, &envelope, &mut queues).ok()?;
+        topology.route(&from.vhost, &exchange.name, &envelope, &mut queues).ok()?;
         let letter = Letter {
             route: message.route().to_vec(),
             routing_keys: Vec::new(),
             properties: message.properties().to_vec(),
         };
-        (!queues.is_empty()).then_some((letter, queues))
+        let duplicates = identity.map_or(Duplicates::AsQueuesSay, Duplicates::Drop);
+        (!queues.is_empty()).then_some((letter, queues, duplicates))
     }
 
     /// A shard has a message, or has refused it.

@@ -7,6 +7,7 @@ use broker::id::{ConnectionId, QueueId};
 use broker::message::Parts;
 use broker::queue::Options;
 use broker::shard::{Batch, Command, Confirm, Publish, Request};
+use broker::topology::Duplicates;
 use server::ledger::{Budget, Ledger, Pending, Recovery};
 use store::Files;
 use store::sim::SimDisk;
@@ -54,6 +55,7 @@ impl Broker {
             messages: parts.to_messages(),
             persistent: true,
             expires: false,
+            duplicates: Duplicates::default(),
             route: 0,
             confirm: None,
         };

@@ -13,6 +13,7 @@ use broker::message::Parts;
 use broker::queue::{Options, Subscription};
 use broker::record::Span;
 use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Reply, Request};
+use broker::topology::Duplicates;
 use broker::window::Window;
 use server::journal::{Journal, Progress};
 use server::ledger::{Budget, Ledger, Pending, Recovery};
@@ -203,6 +204,7 @@ impl Broker {
                 messages: parts.to_messages(),
                 persistent: true,
                 expires: false,
+                duplicates: Duplicates::default(),
                 route: 0,
                 confirm: None,
             });

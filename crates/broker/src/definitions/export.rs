@@ -52,7 +52,7 @@ pub fn export(topology: &Topology) -> Exported {
     for vhost in topology.vhosts() {
         let exchanges = vhost.exchanges().filter(|exchange| exchange.durable && !exchange.is_predeclared());
         all.0.extend(exchanges.map(|exchange| exchange_definition(vhost, exchange, &mut lost)));
-        let queues = vhost.queues().filter(|queue| queue.durable && queue.delays_for().is_none());
+        let queues = vhost.queues().filter(|queue| queue.durable && queue.keeps_for().is_none());
         all.1.extend(queues.map(|queue| queue_definition(queue, &mut lost)));
         let bindings = vhost.bindings().filter(|binding| vhost.is_durable_binding(binding));
         all.2.extend(bindings.map(|binding| binding_definition(vhost, binding, &mut lost)));

@@ -8,7 +8,7 @@ use super::equivalence::Subject;
 use crate::arguments::Arguments;
 use crate::error::{Error, precondition};
 use crate::stream::{FILTER_SIZE_MAX, FILTER_SIZE_MIN, age_ms};
-use crate::topology::QueueKind;
+use crate::topology::{QueueKind, deduplication};
 
 /// Ten years: the longest time a queue may be told to wait, in milliseconds.
 pub(crate) const DURATION_MS_MAX: i64 = 315_360_000_000;
@@ -77,7 +77,7 @@ const RULES: [Rule; 31] = [
 
 /// The arguments that have to be the same when a queue is declared again.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {
-    RULES.iter().map(|rule| rule.key)
+    RULES.iter().map(|rule| rule.key).chain(deduplication::RULES.iter().map(|(key, _)| *key))
 }
 
 /// Checks the arguments of a new queue; returns its type.
@@ -89,6 +89,11 @@ pub(super) fn check(queue: Subject<'_>, arguments: &Arguments) -> Result<QueueKi
     for rule in &RULES {
         if let Some(value) = arguments.get(rule.key) {
             check_one(queue, kind, rule, value)?;
+        }
+    }
+    for (key, check) in deduplication::RULES {
+        if let Some(value) = arguments.get(key) {
+            check_one(queue, kind, &Rule { key, kinds: BOTH, check }, value)?;
         }
     }
     let key = "x-dead-letter-routing-key";

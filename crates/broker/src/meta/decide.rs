@@ -7,13 +7,14 @@ use super::change::{DeclareExchange, DeclareQueue, check_name};
 use super::equivalence::Subject;
 use super::{Change, Decision, Meta, Record, Reply, arguments};
 use crate::access::{Permissions, TopicPermissions, User};
+use crate::arguments::Arguments;
 use crate::error::{Error, Kind, precondition};
 use crate::id::{ConnectionId, QueueId};
 use crate::password::PasswordHash;
 use crate::policy::{Policy, Tier};
 use crate::topology::{
     ALTERNATE_EXCHANGE, Binding, Destination, Exchange, ExchangeKind, Metadata, Queue, QueueKind, Vhost,
-    delay_queue_name, delayed_kind, headers, pick,
+    deduplication, delay_queue_name, delayed_kind, headers, history, pick,
 };
 
 /// Ids are reserved in blocks of this many, so that transient queues rarely wait for a disk.
@@ -96,6 +97,7 @@ impl Meta {
         {
             return Err(arguments::invalid_type(subject, ALTERNATE_EXCHANGE, value));
         }
+        deduplication::validate(&wish.arguments)?;
         let routing_kind = match wish.kind {
             ExchangeKind::Delayed => delayed_kind(&wish.arguments)?,
             kind => kind,
@@ -107,10 +109,8 @@ impl Meta {
         let exchange = Arc::new(Exchange { name, kind, durable, auto_delete, internal, arguments });
         let mut records =
             vec![Record::ExchangeDeclared { vhost: Arc::clone(&vhost), exchange: Arc::clone(&exchange) }];
-        if kind == ExchangeKind::Delayed {
-            let name: Arc<str> = delay_queue_name(&exchange.name).into();
+        if let Some((name, arguments)) = kept(&exchange)? {
             check_name("queue", &name)?;
-            let arguments = crate::arguments::Arguments::default();
             let keeps = DeclareQueue {
                 vhost,
                 name,
@@ -419,6 +419,19 @@ fn check_new_queue(wish: &DeclareQueue) -> Result<(), Error> {
     }
 }
 
+/// The queue that an exchange keeps messages in: its name and arguments.
+fn kept(exchange: &Exchange) -> Result<Option<(Arc<str>, Arguments)>, Error> {
+    match exchange.kind {
+        ExchangeKind::Delayed => Ok(Some((delay_queue_name(&exchange.name).into(), Arguments::default()))),
+        ExchangeKind::RecentHistory => {
+            let length = i64::try_from(history::length(&exchange.arguments)?).unwrap_or(i64::MAX);
+            let arguments = Arguments::default().with("x-max-length", length);
+            Ok(Some((history::queue_name(&exchange.name).into(), arguments)))
+        }
+        _ => Ok(None),
+    }
+}
+
 fn exchange_deleted(vhost: &Arc<str>, exchange: &Exchange) -> Record {
     Record::ExchangeDeleted {
         vhost: Arc::clone(vhost),
@@ -458,11 +471,13 @@ impl Gone<'_> {
             waiting.extend(vhost.bindings_to(&end).map(|binding| Arc::clone(&binding.source)));
             self.ends.insert(end);
         }
-        // What a delayed exchange keeps goes with it.
-        let keeping = self.ends.iter().filter_map(|end| match end {
-            Destination::Exchange(name) => vhost.queue(&delay_queue_name(name)),
+        // What an exchange keeps goes with it.
+        let exchanges = self.ends.iter().filter_map(|end| match end {
+            Destination::Exchange(name) => Some(name),
             Destination::Queue(_) => None,
         });
+        let names = exchanges.flat_map(|name| [delay_queue_name(name), history::queue_name(name)]);
+        let keeping = names.filter_map(|name| vhost.queue(&name));
         records.extend(keeping.map(|queue| Record::QueueDeleted { id: queue.id, durable: queue.durable }));
         records
     }

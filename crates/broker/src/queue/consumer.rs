@@ -59,15 +59,26 @@ pub(crate) struct Turn {
 /// A consumer's place in its queue. Places are reused, so whoever keeps one also keeps the consumer's number.
 pub(crate) type Place = usize;
 
+/// Who gets messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum Sharing {
+    /// All.
+    #[default]
+    All,
+    /// One gets everything, the others wait for its end.
+    One,
+    /// So it is, but one with a higher priority takes over when the one before holds nothing any more.
+    OneByPriority,
+}
+
 /// The consumers of one queue: by priority, and in turn within a priority.
 #[derive(Debug, Default)]
 pub(crate) struct Consumers {
     all: Slab<Consumer>,
     /// Highest priority first.
     turns: Vec<(i32, VecDeque<Place>)>,
-    /// One consumer gets everything, the others wait for its end.
-    single: bool,
-    /// Which, if `single`.
+    sharing: Sharing,
+    /// Which, if it is one.
     active: Option<Place>,
 }
 
@@ -84,21 +95,31 @@ impl Consumers {
         self.all.iter()
     }
 
-    /// Whether one consumer at a time gets everything.
-    pub(crate) fn set_single(&mut self, single: bool) {
-        self.single = single;
+    pub(crate) fn share(&mut self, sharing: Sharing) {
+        self.sharing = sharing;
         self.active = None;
         self.activate();
     }
 
-    /// Whether a consumer waits for the end of another one.
+    /// Whether a consumer waits for another one.
     fn waits(&self, place: Place) -> bool {
-        self.single && self.active != Some(place)
+        self.sharing != Sharing::All && self.only_one() != Some(place)
+    }
+
+    /// Who gets everything now; nobody, while the one before a higher priority still holds messages.
+    fn only_one(&self) -> Option<Place> {
+        let active = self.active?;
+        let consumer = self.all.get(active)?;
+        let (highest, turn) = self.turns.first()?;
+        if self.sharing != Sharing::OneByPriority || *highest <= consumer.subscription.priority {
+            return Some(active);
+        }
+        turn.front().copied().filter(|_| consumer.in_flight == 0)
     }
 
     /// The first one with the highest priority is active until it ends.
     fn activate(&mut self) {
-        if self.single && self.active.is_none() {
+        if self.sharing != Sharing::All && self.active.is_none() {
             self.active = self.turns.first().and_then(|(_, turn)| turn.front().copied());
         }
     }
@@ -152,13 +173,17 @@ impl Consumers {
     /// time, so that consumers take turns; one that is alone gets as many as it may hold.
     /// `writable` says whether a connection can be given more. The one picked goes to the end of its turn.
     pub(crate) fn pick(&mut self, ready: u32, writable: impl Fn(usize) -> bool) -> Option<Turn> {
-        let Consumers { all, turns, single, active } = self;
-        let wanted = if all.len() == 1 || *single { ready } else { 1 };
+        if self.sharing != Sharing::All {
+            self.active = Some(self.only_one()?);
+        }
+        let Consumers { all, turns, sharing, active } = self;
+        let single = *sharing != Sharing::All;
+        let wanted = if all.len() == 1 || single { ready } else { 1 };
         for (_, turn) in turns {
             for _ in 0..turn.len() {
                 let place = turn[0];
                 turn.rotate_left(1);
-                if *single && *active != Some(place) {
+                if single && *active != Some(place) {
                     continue;
                 }
                 let consumer = &mut all[place];

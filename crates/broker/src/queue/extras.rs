@@ -3,21 +3,31 @@
 //! A plain queue has none of it, and pays for none of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use amqp::properties::Properties;
 
+use super::consumer::Sharing;
 use super::groups::Groups;
 use super::limits::body_bytes;
 use super::runs::Runs;
+use super::seen::Windows;
 use super::times::{Mark, Times};
 use super::{Queue, Run};
 use crate::message::Message;
 use crate::record::Span;
 use crate::sequence::Stretch;
+use crate::shard::Bookmark;
+use crate::topology::deduplication::digest;
 use crate::topology::{QueueKind, Settings, due_ms};
 
 /// Priority from which a message of a quorum queue goes before others.
 const QUORUM_URGENT: u8 = 5;
+
+/// After so many of them comes one of the others.
+const URGENT_IN_A_ROW: u32 = 2;
+
+type Digest = [u8; 16];
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -33,12 +43,18 @@ pub(crate) struct Extras {
     level_from: Vec<u8>,
     /// All that waits, where messages are grouped.
     pub(super) groups: Option<Box<Groups>>,
+    /// How many urgent messages of a quorum queue went one after the other.
+    urgent_in_a_row: u32,
     /// What was returned and waits for its time, by that time and its number.
     pub(super) delayed: BTreeMap<(u64, u64), Run>,
+    /// Where in `delayed` messages are that can be called off: by the digests of their ids.
+    ids: BTreeSet<(Digest, u64, u64)>,
     /// What was given back, and how often by then; not yet in the log.
     pub(super) returned: Vec<(u16, Span)>,
     /// How often messages came back whose segment does not know it.
     pub(super) returned_on_disk: BTreeMap<u64, u16>,
+    /// Messages that it took and takes no copy of.
+    pub(super) seen: Windows,
     /// Bytes of bodies that wait; counted where a limit asks for it.
     pub(super) ready_bytes: u64,
     /// When somebody last used the queue; kept if it expires.
@@ -116,6 +132,12 @@ impl Extras {
     }
 }
 
+/// Stands for the id that the publisher gave the first of some messages.
+fn id_of(run: &Run) -> Option<Digest> {
+    let id = Properties::new(run.messages.first().properties()).ok()?.message_id()?;
+    Some(digest(&[id.as_bytes()]))
+}
+
 /// Milliseconds that a message may wait, by its own account.
 fn expiration(message: Message<'_>) -> Option<u64> {
     Properties::new(message.properties()).ok()?.expiration()?.parse().ok()
@@ -126,7 +148,11 @@ impl Queue {
     ///
     /// A mark that the log has to know, if the queue is durable: what came before counts from now on.
     pub(crate) fn configure(&mut self, settings: Settings, now: u64) -> Option<Mark> {
-        self.consumers.set_single(settings.single_active_consumer);
+        self.consumers.share(match (settings.single_active_consumer, settings.kind) {
+            (false, _) => Sharing::All,
+            (true, QueueKind::Quorum) => Sharing::OneByPriority,
+            (true, QueueKind::Classic | QueueKind::Stream) => Sharing::One,
+        });
         let ready_bytes =
             settings.max_length_bytes.map_or(0, |_| self.ready().map(|(_, run)| body_bytes(run)).sum());
         if let Some(extras) = Extras::of(&settings)
@@ -177,13 +203,6 @@ impl Queue {
         {
             extras.times.recover(Mark { first: lowest, ms: now.saturating_sub(1) });
         }
-        if self.options.settings.delays
-            && let Some(extras) = &mut self.extras
-        {
-            // Only now is it known when each arrived.
-            let kept = std::mem::take(&mut extras.delayed);
-            kept.into_iter().for_each(|((_, first), run)| self.keep_until_due(first, run));
-        }
     }
 
     /// All marks, for the log.
@@ -220,17 +239,64 @@ impl Queue {
                 let (number, _) = groups.first()?;
                 Some((number, groups.take(number)?))
             }
-            None => self.head().pop_first(count_max),
+            None => self.pop_head(count_max),
         }
     }
 
     /// Where the next messages are, in a queue without groups.
     pub(super) fn head(&mut self) -> &mut Runs {
+        let others_turn = self.is_turn_of_others();
         let Queue { extras, front, .. } = self;
         let level = extras
             .as_deref_mut()
+            .filter(|_| !others_turn)
             .and_then(|extras| extras.levels.iter_mut().rev().find(|level| !level.is_empty()));
         level.unwrap_or(front)
+    }
+
+    /// Takes out messages at the head, as many as come one after the other.
+    pub(super) fn pop_head(&mut self, count_max: u32) -> Option<(u64, Run)> {
+        if self.extras.is_none() {
+            return self.front.pop_first(count_max);
+        }
+        let count_max = count_max.min(self.head_len_max());
+        let urgent = !self.is_turn_of_others() && self.levels().any(|level| !level.is_empty());
+        let popped = self.head().pop_first(count_max)?;
+        if let Some(extras) = &mut self.extras {
+            let gone = if urgent { extras.urgent_in_a_row.saturating_add(popped.1.count()) } else { 0 };
+            extras.urgent_in_a_row = gone.min(URGENT_IN_A_ROW);
+        }
+        Some(popped)
+    }
+
+    /// It was the turn of others than urgent messages.
+    pub(super) fn others_went(&mut self) {
+        if let Some(extras) = &mut self.extras {
+            extras.urgent_in_a_row = 0;
+        }
+    }
+
+    /// How many messages at the head come before it is the turn of others.
+    pub(crate) fn head_len_max(&self) -> u32 {
+        if self.alternates() { self.urgent_left().max(1) } else { u32::MAX }
+    }
+
+    fn is_turn_of_others(&self) -> bool {
+        self.alternates() && self.urgent_left() == 0
+    }
+
+    /// Whether urgent messages and others take turns.
+    fn alternates(&self) -> bool {
+        self.extras.is_some()
+            && self.options.settings.kind == QueueKind::Quorum
+            && self.levels().any(|level| !level.is_empty())
+            && !(self.front.is_empty() && self.backlog.is_empty())
+    }
+
+    /// How many urgent messages may go now though others wait.
+    fn urgent_left(&self) -> u32 {
+        let gone = self.extras.as_ref().map_or(0, |extras| extras.urgent_in_a_row);
+        URGENT_IN_A_ROW.saturating_sub(gone)
     }
 
     /// What waits with a priority.
@@ -251,10 +317,34 @@ impl Queue {
         self.extras.iter().flat_map(|extras| extras.delayed.iter().map(|((_, first), run)| (*first, run)))
     }
 
+    /// What waits for its time, by that time, from behind a place on.
+    pub(super) fn delayed_after(&self, after: Option<Bookmark>) -> impl Iterator<Item = (Bookmark, &Run)> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded((after.due_ms, after.number)));
+        let delayed =
+            self.extras.iter().flat_map(move |extras| extras.delayed.range((from, Bound::Unbounded)));
+        delayed.map(|((due_ms, number), run)| (Bookmark { due_ms: *due_ms, number: *number }, run))
+    }
+
     /// Takes out what was returned and waits for its time, piece by piece.
     pub(super) fn pop_delayed(&mut self) -> Option<(u64, Run)> {
         let extras = self.extras.as_deref_mut()?;
-        let ((_, first), run) = extras.delayed.pop_first()?;
+        let ((due, first), run) = extras.delayed.pop_first()?;
+        if !extras.ids.is_empty()
+            && let Some(id) = id_of(&run)
+        {
+            extras.ids.remove(&(id, due, first));
+        }
+        Some((first, run))
+    }
+
+    /// Takes out a message with this id that waits for its time.
+    pub(crate) fn call_off(&mut self, id: &str) -> Option<(u64, Run)> {
+        let id = digest(&[id.as_bytes()]);
+        let extras = self.extras.as_deref_mut()?;
+        let place = extras.ids.range((id, 0, 0)..).next().copied().filter(|(found, ..)| *found == id)?;
+        extras.ids.remove(&place);
+        let (_, due, first) = place;
+        let run = extras.delayed.remove(&(due, first))?;
         Some((first, run))
     }
 
@@ -271,14 +361,22 @@ impl Queue {
         self.extras.is_some()
     }
 
-    /// Keeps messages until the time that each asks for.
-    pub(super) fn keep_until_due(&mut self, first: u64, mut run: Run) {
+    /// What has come is sorted by the time that each message asks for. Not before: a restart finds messages by their
+    /// numbers, and learns late when they arrived.
+    pub(crate) fn sort_by_due(&mut self) {
+        while let Some((first, run)) = self.front.pop_first(u32::MAX) {
+            self.keep_until_due(first, run);
+        }
+    }
+
+    fn keep_until_due(&mut self, first: u64, mut run: Run) {
         let Some(extras) = self.extras.as_deref_mut() else { return };
         for number in first..first + u64::from(run.count()) {
             let part = if run.count() > 1 { run.split_to(1) } else { run.clone() };
             let properties = Properties::new(part.messages.first().properties());
             let arrived = extras.times.of(number);
             let due = properties.ok().and_then(|properties| due_ms(properties, arrived)).unwrap_or(arrived);
+            extras.ids.extend(id_of(&part).map(|id| (id, due, number)));
             extras.delayed.insert((due, number), part);
         }
     }
@@ -396,11 +494,16 @@ impl Queue {
 
     pub(super) fn check_extras(&self) {
         self.levels().for_each(Runs::check);
+        self.check_seen();
         let Some(extras) = &self.extras else { return };
         if let Some(groups) = &extras.groups {
             let out: BTreeSet<u64> = self.unacked.iter().map(|(number, _)| number).collect();
             let delayed: BTreeSet<u64> = self.delayed().map(|(number, _)| number).collect();
             groups.check(|number| out.contains(&number) || delayed.contains(&number));
+        }
+        for (id, due, first) in &extras.ids {
+            let run = extras.delayed.get(&(*due, *first)).expect("an id leads to a message that waits");
+            assert_eq!(id_of(run).as_ref(), Some(id), "an id leads to its message");
         }
         if self.options.settings.max_length_bytes.is_some() && self.backlog.is_empty() {
             let bytes: u64 = self.ready().map(|(_, run)| body_bytes(run)).sum();

@@ -62,6 +62,7 @@ impl Queue {
     /// Drops the first messages of the backlog, at most `count_max`: nobody wants to know them.
     pub(crate) fn drop_backlog_head(&mut self, count_max: u64) {
         let mut left = count_max;
+        self.others_went();
         while left > 0
             && let Some(first) = self.backlog.first()
         {

@@ -13,6 +13,7 @@ mod paging;
 mod returns;
 mod run;
 mod runs;
+mod seen;
 mod times;
 mod unacked;
 
@@ -20,6 +21,8 @@ pub use consumer::Subscription;
 pub(crate) use consumer::{Consumer, Consumers, Place, Turn};
 pub(crate) use paging::to_page;
 pub(crate) use run::{Logged, Run, Stored};
+pub(crate) use seen::SEEN_WEIGHT;
+pub use seen::Seen;
 pub use times::Mark;
 pub(crate) use unacked::Holder;
 
@@ -29,8 +32,8 @@ use crate::id::QueueId;
 use crate::message::Messages;
 use crate::record::{Span, tidy};
 use crate::sequence::{Sequence, Stretch};
-use crate::shard::Delivery;
-use crate::topology::Settings;
+use crate::shard::{Bookmark, Delivery};
+use crate::topology::{Return, Settings};
 use backlog::Backlog;
 use extras::Extras;
 use grouped::groups_of;
@@ -146,9 +149,6 @@ impl Queue {
 
     pub(crate) fn enqueue(&mut self, first: u64, run: Run) {
         if self.extras.is_some() {
-            if self.options.settings.delays {
-                return self.keep_until_due(first, run);
-            }
             if self.groups().is_some() {
                 return self.enqueue_by_group(first, run);
             }
@@ -173,7 +173,8 @@ impl Queue {
         if let Some(groups) = self.groups() {
             return groups.next().map(|(_, run)| run.count());
         }
-        self.head().first().map(|(_, run)| run.count())
+        let len_max = self.head_len_max();
+        self.head().first().map(|(_, run)| run.count().min(len_max))
     }
 
     /// Gives the next messages to a consumer; its connection and what it gets. What needs no ack is settled.
@@ -217,7 +218,7 @@ impl Queue {
     fn pop_ready(&mut self, count_max: u32) -> Option<(u64, Run)> {
         let (first, run) = match self.groups_mut() {
             Some(groups) => groups.pop_next()?,
-            None => self.head().pop_first(count_max)?,
+            None => self.pop_head(count_max)?,
         };
         if self.extras.is_some() {
             self.count_taken(&run);
@@ -279,7 +280,13 @@ impl Queue {
     /// The holder gives messages back, to their old places.
     ///
     /// What was given back too often is returned, and is in no place any more.
-    pub(crate) fn requeue(&mut self, connection: usize, span: Span, now: u64) -> Vec<(u64, Run)> {
+    pub(crate) fn requeue(
+        &mut self,
+        connection: usize,
+        span: Span,
+        how: Return,
+        now: u64,
+    ) -> Vec<(u64, Run)> {
         let Queue { unacked, consumers, .. } = self;
         let mut taken = Vec::new();
         let of_it = |holder: Holder| holder.connection == connection;
@@ -287,7 +294,7 @@ impl Queue {
             release(consumers, &held);
             taken.push((first, held.run));
         });
-        self.put_back(taken, now)
+        self.put_back(taken, how, now)
     }
 
     /// Takes back all that a connection, or one channel of it, holds. See `requeue`.
@@ -300,16 +307,17 @@ impl Queue {
         let of_it =
             |holder: Holder| holder.connection == connection && channel.is_none_or(|c| c == holder.channel);
         let taken = self.unacked.extract(of_it);
-        self.put_back(taken.into_iter().map(|(first, held)| (first, held.run)).collect(), now)
+        let taken = taken.into_iter().map(|(first, held)| (first, held.run)).collect();
+        self.put_back(taken, Return::Failed, now)
     }
 
     /// The highest first, so that each is put in front of the one before.
-    fn put_back(&mut self, taken: Vec<(u64, Run)>, now: u64) -> Vec<(u64, Run)> {
+    fn put_back(&mut self, taken: Vec<(u64, Run)>, how: Return, now: u64) -> Vec<(u64, Run)> {
         let mut too_often = Vec::new();
         for (first, run) in taken.into_iter().rev() {
             let run = Run { redelivered: true, ..run };
             if self.extras.is_some() {
-                too_often.extend(self.put_back_counted(first, run, now));
+                too_often.extend(self.put_back_counted(first, run, how, now));
             } else {
                 self.enqueue(first, run);
             }
@@ -409,6 +417,25 @@ impl Queue {
     fn ready(&self) -> impl Iterator<Item = (u64, &Run)> {
         let grouped = self.groups().into_iter().flat_map(Groups::iter);
         self.levels().chain([&self.front, &self.behind]).flat_map(Runs::iter).chain(grouped)
+    }
+
+    /// Copies of what waits in memory, in the order in which it will go, from behind a place on: so many bytes of them,
+    /// and one at least.
+    pub(crate) fn browse(&self, after: Option<Bookmark>, size_max: usize) -> Vec<(Bookmark, Messages)> {
+        let delayed = self.delayed_after(after);
+        let ready = self.ready().map(|(first, run)| (Bookmark { due_ms: 0, number: first }, run));
+        let mut left = Some(size_max);
+        let singles = ready.chain(delayed).flat_map(|(first, run)| {
+            let numbers = (first.number..).map(move |number| Bookmark { number, ..first });
+            numbers.zip(run.messages.singles())
+        });
+        let behind = singles.filter(|(place, _)| after.is_none_or(|after| *place > after));
+        let in_size = behind.take_while(|(_, message)| {
+            let fits = left.is_some();
+            left = left.and_then(|left| left.checked_sub(message.size()));
+            fits
+        });
+        in_size.collect()
     }
 
     /// The same, to change where the log holds them.

@@ -5,10 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Queue, Run, grouped};
 use crate::record::{Span, tidy};
 use crate::sequence::Stretch;
+use crate::topology::Return;
 
 impl Queue {
     /// Messages come back: at once, later, or never when they came back too often; then they are returned.
-    pub(super) fn put_back_counted(&mut self, first: u64, mut run: Run, now: u64) -> Option<(u64, Run)> {
+    pub(super) fn put_back_counted(
+        &mut self,
+        first: u64,
+        mut run: Run,
+        how: Return,
+        now: u64,
+    ) -> Option<(u64, Run)> {
         let settings = &self.options.settings;
         if settings.counts_returns() {
             run.returns = run.returns.saturating_add(1);
@@ -22,7 +29,7 @@ impl Queue {
             grouped::release(&mut self.extras, first, &run);
             return Some((first, run));
         }
-        match settings.delayed_retry.map(|retry| retry.delay_ms(run.returns, first)) {
+        match settings.delayed_retry.and_then(|retry| retry.delay_of(how, run.returns, first)) {
             Some(delay) => {
                 let extras = self.extras.get_or_insert_default();
                 extras.delayed.insert((now.saturating_add(delay), first), run);

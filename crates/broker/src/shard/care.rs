@@ -51,6 +51,7 @@ impl Shard {
     pub(super) fn before_dispatch(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         if queue.options.settings.delays {
+            queue.sort_by_due();
             return self.send_due(id);
         }
         queue.end_delays(self.now);
@@ -96,7 +97,9 @@ impl Shard {
     }
 
     fn expire(&mut self, id: QueueId, now: u64) {
-        while self.may_forward()
+        let settings = self.queues.get(&id).map(|queue| &queue.options.settings);
+        let leads_somewhere = settings.is_some_and(|settings| settings.dead_letter_exchange.is_some());
+        while (!leads_somewhere || self.may_forward())
             && let Some(queue) = self.queues.get_mut(&id)
             && let Some((first, run)) = queue.take_expired(now)
         {
@@ -115,7 +118,7 @@ impl Shard {
             match queue.take_head(excess) {
                 Some((first, run)) => self.dead_letter(id, Reason::MaxLen, first, run),
                 None if queue.options.settings.dead_letter_exchange.is_none() && queue.has_backlog() => {
-                    queue.drop_backlog_head(excess);
+                    queue.drop_backlog_head(excess.min(queue.head_len_max().into()));
                 }
                 None => break,
             }

@@ -5,6 +5,7 @@ use crate::id::{ConnectionId, QueueId};
 use crate::queue::{Place, Queue};
 use crate::record::{self, Log, Span};
 use crate::sequence::Stretch;
+use crate::topology::Return;
 
 /// Messages that may wait before a queue whose consumers are busy counts as congested.
 const CONGESTED_LEN: usize = 1024;
@@ -88,13 +89,13 @@ impl Shard {
         self.progressed |= settled >= BUSY_SETTLED;
     }
 
-    pub(super) fn requeue(&mut self, from: ConnectionId, messages: &[(QueueId, Span)]) {
+    pub(super) fn requeue(&mut self, from: ConnectionId, messages: &[(QueueId, Span)], how: Return) {
         let Some(connection) = self.outbox.find(from) else {
             return;
         };
         for (id, span) in messages {
             if let Some(queue) = self.queues.get_mut(id) {
-                let too_often = queue.requeue(connection, *span, self.now);
+                let too_often = queue.requeue(connection, *span, how, self.now);
                 queue.touch(&mut self.touched, *id);
                 for (first, run) in too_often {
                     self.dead_letter(*id, Reason::DeliveryLimit, first, run);

@@ -12,6 +12,7 @@
 
 mod care;
 mod dispatch;
+mod duplicates;
 mod outbox;
 mod paging;
 mod publish;
@@ -31,6 +32,7 @@ use crate::message::Messages;
 use crate::queue::{Options, Queue, Subscription};
 use crate::record::{Log, Position, Span};
 use crate::stream::{self, Reading};
+use crate::topology::{Duplicates, Return};
 use outbox::Outbox;
 pub use outbox::weight;
 use paging::Paging;
@@ -68,6 +70,8 @@ pub struct Publish {
     pub persistent: bool,
     /// Some of them have their own time to live.
     pub expires: bool,
+    /// What is to be done if they came before.
+    pub duplicates: Duplicates,
     /// Which of the batch's routes they take.
     pub route: usize,
     /// Publisher and number, if it is one message whose publisher wants to hear if a queue refuses it.
@@ -85,6 +89,8 @@ pub enum Command {
     Credit(Vec<(QueueId, u32, Span)>),
     /// Messages that this connection holds go back to their places.
     Requeue(Vec<(QueueId, Span)>),
+    /// So do these, which it failed to handle.
+    Fail(Vec<(QueueId, Span)>),
     /// Messages that this connection holds are not wanted: they leave their queue for its dead-letter exchange.
     Reject(Vec<(QueueId, Span)>),
     /// What this channel holds it may hold for as long as if it had just come.
@@ -132,10 +138,39 @@ pub enum Request {
         /// Only when no message waits.
         if_empty: bool,
     },
+    /// Show what waits, in the order in which it will go.
+    Browse(Browse),
+    /// Drop the messages with this id that wait for their time.
+    CallOff {
+        /// In which queue.
+        queue: QueueId,
+        /// Their publisher's name for them: the property message-id.
+        id: String,
+    },
     /// Count messages and consumers.
     Inspect(QueueId),
     /// Answer when all that was handled before is committed.
     Sync,
+}
+
+/// Which of the messages that wait are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Browse {
+    /// In which queue.
+    pub queue: QueueId,
+    /// Behind this one; `None`: from the beginning.
+    pub after: Option<Bookmark>,
+    /// So many bytes, or one message.
+    pub size_max: usize,
+}
+
+/// A message that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bookmark {
+    /// When it goes, in milliseconds since 1970; 0 where that does not depend on the time.
+    pub due_ms: u64,
+    /// Its number in its queue.
+    pub number: u64,
 }
 
 /// The good answers.
@@ -151,6 +186,10 @@ pub enum Reply {
     Purged(usize),
     /// The queue takes nothing more and can be deleted, with so many messages waiting in it.
     Deletable(usize),
+    /// Copies of what waits, each on its own, with where to go on; nothing: that was all.
+    Browsed(Vec<(Bookmark, Messages)>),
+    /// So many messages were dropped.
+    CalledOff(usize),
     /// What a queue holds.
     Counts {
         /// Messages that wait.
@@ -303,6 +342,7 @@ impl Shard {
     pub fn drop_queue(&mut self, queue: QueueId) {
         if let Some(dropped) = self.queues.remove(&queue) {
             dropped.runs().for_each(|(_, run)| self.usage.remove(run));
+            self.usage.remove_seen(&dropped);
             self.paging.dropped(queue, &dropped);
             if let Some(at) = dropped.deadline_was() {
                 self.deadlines.remove(&(at, queue));
@@ -324,7 +364,8 @@ impl Shard {
             Command::Publish(batch) => self.publish(from, batch, log),
             Command::Settle(messages) => self.settle(from, &messages),
             Command::Credit(messages) => self.credit(from, &messages),
-            Command::Requeue(messages) => self.requeue(from, &messages),
+            Command::Requeue(messages) => self.requeue(from, &messages, Return::Returned),
+            Command::Fail(messages) => self.requeue(from, &messages, Return::Failed),
             Command::Reject(messages) => self.reject(from, &messages),
             Command::Extend(channel) => self.extend(from, channel),
             Command::Written(bytes) => self.written(from, bytes),
@@ -409,6 +450,7 @@ impl Shard {
     pub fn check(&self) {
         let mut usage = Usage::default();
         self.queues.values().flat_map(Queue::runs).for_each(|(_, run)| usage.add(run));
+        self.queues.values().for_each(|queue| usage.add_seen(queue));
         self.streams.runs().for_each(|run| usage.add(run));
         assert_eq!(self.usage, usage, "what all messages take");
         for queue in self.queues.values() {

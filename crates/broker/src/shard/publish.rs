@@ -41,7 +41,7 @@ impl Shard {
         for publish in runs {
             let (route, confirm) = (&routes[publish.route], publish.confirm);
             self.refused = false;
-            last = self.enqueue(publish, route, log).or(last);
+            last = self.enqueue(publish, route, log).max(last);
             if let Some((publisher, number)) = confirm {
                 let confirm = Confirm { publisher, first: number, last: number };
                 let effect = if self.refused { Effect::Refused } else { Effect::Confirm };
@@ -74,6 +74,9 @@ impl Shard {
         let Some(queue) = self.queues.get(&id) else {
             return self.enqueue_in_stream(&publish.messages, id, log);
         };
+        if queue.deduplicates(publish.duplicates) {
+            return self.enqueue_new(&publish, id, log);
+        }
         let extras = queue.has_extras() || publish.expires;
         if extras && !self.admit(&publish, id) {
             return None;
@@ -92,7 +95,7 @@ impl Shard {
     }
 
     /// Whether a queue takes messages; notes that it does not, and sends them where the queue wants them instead.
-    fn admit(&mut self, publish: &Publish, id: QueueId) -> bool {
+    pub(super) fn admit(&mut self, publish: &Publish, id: QueueId) -> bool {
         let admitted = self.admits(id);
         self.refused |= !admitted;
         if !admitted
@@ -109,7 +112,8 @@ impl Shard {
 
     /// The same records for all queues that keep the messages.
     fn enqueue_many(&mut self, publish: &Publish, route: &[QueueId], log: &mut impl Log) -> Option<Position> {
-        let Publish { messages, persistent, expires, .. } = publish;
+        let Publish { messages, persistent, expires, duplicates, .. } = publish;
+        let mut last = None;
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
         for id in route {
@@ -117,6 +121,10 @@ impl Shard {
                 targets.extend(self.take_offsets(*id, messages.count(), log).map(|first| (*id, first)));
                 continue;
             };
+            if queue.deduplicates(*duplicates) {
+                last = self.enqueue_new(publish, *id, log).max(last);
+                continue;
+            }
             let extras = queue.has_extras() || *expires;
             if extras && !self.admit(publish, *id) {
                 continue;
@@ -142,7 +150,7 @@ impl Shard {
             }
         }
         self.targets = targets;
-        written.map(|written| written.last)
+        written.map(|written| written.last).max(last)
     }
 
     /// Writes messages, the first of which has these sequence numbers in its queues.

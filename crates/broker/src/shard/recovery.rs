@@ -35,17 +35,13 @@ impl Shard {
     /// queues were deleted.
     pub fn recover(&mut self, position: Position, record: Record) {
         match record {
-            Record::Enqueue { targets, messages } => {
-                let shared = count_of(&targets);
-                let overhead = overhead(1, shared, messages.count());
-                let stored = Some(Stored::Log(Logged { position, nth: 0, targets: shared, overhead }));
-                for (id, first) in targets {
-                    // Another copy of them may have been read before.
-                    self.forget(id, Span { first, count: messages.count() });
-                    self.place(id, first, Run::new(messages.clone(), stored));
-                    let joined = self.queues.get_mut(&id).and_then(Queue::join_recovered);
-                    self.usage.joined(joined);
-                }
+            Record::Enqueue { targets, messages } => self.recover_messages(position, &targets, &messages),
+            Record::Once { queue, first, seen, messages } => {
+                self.recover_messages(position, &[(queue, first)], &messages);
+                self.remember(queue, |queue| queue.see(&seen, Some(position)));
+            }
+            Record::Seen { queue, seen } => {
+                self.remember(queue, |queue| queue.see(&seen, Some(position)));
             }
             Record::Settle { queue, spans } => spans.into_iter().for_each(|span| self.forget(queue, span)),
             Record::Delivered { queue: id, last } => {
@@ -72,6 +68,19 @@ impl Shard {
                 }
             }
             Record::Stream(record) => self.recover_stream(position, record),
+        }
+    }
+
+    fn recover_messages(&mut self, position: Position, targets: &[(QueueId, u64)], messages: &Messages) {
+        let shared = count_of(targets);
+        let overhead = overhead(1, shared, messages.count());
+        let stored = Some(Stored::Log(Logged { position, nth: 0, targets: shared, overhead }));
+        for (id, first) in targets.iter().copied() {
+            // Another copy of them may have been read before.
+            self.forget(id, Span { first, count: messages.count() });
+            self.place(id, first, Run::new(messages.clone(), stored));
+            let joined = self.queues.get_mut(&id).and_then(Queue::join_recovered);
+            self.usage.joined(joined);
         }
     }
 
@@ -127,6 +136,7 @@ impl Shard {
                 let position = record::append_returned(log, &mut self.scratch, *id, returns, &spans);
                 self.append_at(position);
             }
+            self.copy_seen(*id, queue, end, log);
             let flags_matter = queue.has_backlog() || queue.runs().next().is_some();
             if flags_matter && queue.delivered_logged() > 0 {
                 let position = record::append_delivered(log, *id, queue.delivered_logged());

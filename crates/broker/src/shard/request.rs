@@ -1,7 +1,7 @@
 //! Requests: what a session waits for.
 
 use super::paging::Get;
-use super::{Delivery, Effect, Reply, Request, Shard};
+use super::{Browse, Delivery, Effect, Reply, Request, Shard};
 use crate::error::{Error, Kind};
 use crate::id::{ConnectionId, QueueId};
 use crate::queue::{Consumer, Holder, Queue, Run, Subscription};
@@ -14,6 +14,8 @@ impl Shard {
         if let Request::Get { queue, .. }
         | Request::Purge(queue)
         | Request::Delete { queue, .. }
+        | Request::Browse(Browse { queue, .. })
+        | Request::CallOff { queue, .. }
         | Request::Inspect(queue) = &request
         {
             self.dispatch(*queue);
@@ -44,6 +46,13 @@ impl Shard {
                 return self.reply_when_committed(from, token, purged.map(Reply::Purged));
             }
             Request::Delete { queue, if_unused, if_empty } => self.delete(queue, if_unused, if_empty),
+            Request::Browse(Browse { queue, after, size_max }) => {
+                self.open_queue(queue).map(|queue| Reply::Browsed(queue.browse(after, size_max)))
+            }
+            Request::CallOff { queue, id } => {
+                let count = self.call_off(queue, &id, log);
+                return self.reply_when_committed(from, token, count.map(Reply::CalledOff));
+            }
             Request::Inspect(queue) => {
                 let now = self.now;
                 self.touch(queue);
@@ -141,6 +150,18 @@ impl Shard {
         self.serve_waiting(id);
         self.touch(id);
         Ok(purged)
+    }
+
+    fn call_off(&mut self, queue_id: QueueId, id: &str, log: &mut impl Log) -> Result<usize, Error> {
+        let mut count = 0;
+        while let Some((first, run)) = self.open_queue(queue_id)?.call_off(id) {
+            self.open_queue(queue_id)?.settle_taken(first, &run);
+            self.usage.remove(&run);
+            count += 1;
+        }
+        self.log_outcomes(queue_id, log);
+        self.touch(queue_id);
+        Ok(count)
     }
 
     fn delete(&mut self, id: QueueId, if_unused: bool, if_empty: bool) -> Result<Reply, Error> {

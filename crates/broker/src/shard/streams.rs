@@ -178,7 +178,7 @@ impl Shard {
             Request::Consume(id, _) | Request::Read(id, ..) | Request::Cancel(id, _) => *id,
             Request::Get { queue: id, .. } | Request::Delete { queue: id, .. } => *id,
             Request::Purge(id) | Request::Inspect(id) => *id,
-            Request::Sync => return Some(request),
+            Request::Browse(_) | Request::CallOff { .. } | Request::Sync => return Some(request),
         };
         let Some(stream) = self.streams.all.get_mut(&id) else { return Some(request) };
         let label = &stream.options.label;
@@ -205,7 +205,7 @@ impl Shard {
                 stream.closing = true;
                 Ok(Reply::Deletable(stream.len()))
             }
-            Request::Inspect(_) | Request::Sync => {
+            Request::Browse(_) | Request::CallOff { .. } | Request::Inspect(_) | Request::Sync => {
                 Ok(Reply::Counts { ready: stream.len(), consumers: stream.readers.len() })
             }
         };

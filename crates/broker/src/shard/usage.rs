@@ -1,6 +1,7 @@
 //! What the messages of a shard take, in memory and in its log.
 
-use crate::queue::Run;
+use crate::queue::{Queue, Run, SEEN_WEIGHT};
+use crate::record::SEEN_SIZE;
 use crate::sequence::Stretch;
 
 /// Bytes of the log are counted in such parts, since a record is shared by queues.
@@ -34,10 +35,30 @@ impl Usage {
         }
     }
 
+    /// Counts what a queue remembers of messages.
+    pub(super) fn add_seen(&mut self, queue: &Queue) {
+        let (memory, log) = weight_of_seen(queue);
+        self.memory += memory;
+        self.log += log;
+    }
+
+    /// It is about to change, or to go.
+    pub(super) fn remove_seen(&mut self, queue: &Queue) {
+        let (memory, log) = weight_of_seen(queue);
+        self.memory -= memory;
+        self.log -= log;
+    }
+
     /// Bytes of log records that hold these messages.
     pub(super) fn log(&self) -> u64 {
         self.log / PARTS
     }
+}
+
+fn weight_of_seen(queue: &Queue) -> (u64, u64) {
+    let count = queue.seen_len() as u64;
+    let logged = if queue.options.durable { count } else { 0 };
+    (count * SEEN_WEIGHT, logged * SEEN_SIZE as u64 * PARTS)
 }
 
 fn log_of(run: &Run) -> u64 {

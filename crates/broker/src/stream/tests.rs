@@ -13,6 +13,7 @@ use crate::page::{Answer, Extent, Limits, Order, Place, Run, Segment};
 use crate::queue::Subscription;
 use crate::record::{Log, Position, Record, Span, VERSION};
 use crate::shard::{Batch, Command, Effect, Publish, Reply, Request, Shard};
+use crate::topology::Duplicates;
 use crate::window::Window;
 
 const STREAM: QueueId = QueueId(4);
@@ -121,6 +122,7 @@ impl Story {
             messages: Messages::encoded(bytes.into(), 4),
             persistent: false,
             expires: false,
+            duplicates: Duplicates::default(),
             route: 0,
             confirm: None,
         }];

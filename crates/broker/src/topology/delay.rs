@@ -10,7 +10,10 @@ use amqp::table::Value;
 const DELAY: &str = "x-delay";
 
 /// Header with the time, milliseconds since 1970 or a timestamp.
-const DELIVER_AT: &str = "x-deliver-at";
+pub const DELIVER_AT: &str = "x-deliver-at";
+
+/// Header of a message that calls others off: their id.
+const CANCEL: &str = "x-cancel";
 
 /// Before the name of the exchange, the name of its queue.
 const PREFIX: &str = "amq.delayed.";
@@ -28,6 +31,11 @@ pub(super) fn exchange_of(queue: &str) -> Option<&str> {
 /// Whether a message asks to be delivered later.
 pub(super) fn asks_for_delay(properties: Properties<'_>) -> bool {
     due_ms(properties, 0).is_some_and(|due| due > 0)
+}
+
+/// The id of the messages that this one calls off, if that is what it is for.
+pub fn called_off(properties: Properties<'_>) -> Option<&str> {
+    properties.headers()?.get(CANCEL)?.as_str()
 }
 
 /// When a message that arrived at a time asks to be delivered, both in milliseconds since 1970.

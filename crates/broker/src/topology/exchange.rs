@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use amqp::properties::Properties;
 use serde::{Deserialize, Serialize};
 
+use super::{Deduplication, Identity};
 use crate::arguments::Arguments;
 use crate::error::{Error, precondition};
 
@@ -32,10 +34,16 @@ pub enum ExchangeKind {
     /// As the type that its arguments name, and later if a message asks for it.
     #[serde(rename = "x-delayed-message")]
     Delayed,
+    /// All, and each message once.
+    #[serde(rename = "x-message-deduplication")]
+    Deduplication,
+    /// All, and those that come later get the last messages.
+    #[serde(rename = "x-recent-history")]
+    RecentHistory,
 }
 
 impl ExchangeKind {
-    const ALL: [ExchangeKind; 8] = [
+    const ALL: [ExchangeKind; 10] = [
         ExchangeKind::Direct,
         ExchangeKind::Fanout,
         ExchangeKind::Topic,
@@ -44,6 +52,8 @@ impl ExchangeKind {
         ExchangeKind::ModulusHash,
         ExchangeKind::Random,
         ExchangeKind::Delayed,
+        ExchangeKind::Deduplication,
+        ExchangeKind::RecentHistory,
     ];
 
     /// Reads the type of an exchange as clients write it.
@@ -63,6 +73,8 @@ impl ExchangeKind {
             ExchangeKind::ModulusHash => "x-modulus-hash",
             ExchangeKind::Random => "x-random",
             ExchangeKind::Delayed => "x-delayed-message",
+            ExchangeKind::Deduplication => "x-message-deduplication",
+            ExchangeKind::RecentHistory => "x-recent-history",
         }
     }
 }
@@ -101,8 +113,26 @@ impl Exchange {
     pub fn routing_kind(&self) -> ExchangeKind {
         match self.kind {
             ExchangeKind::Delayed => delayed_kind(&self.arguments).unwrap_or(ExchangeKind::Direct),
+            ExchangeKind::Deduplication | ExchangeKind::RecentHistory => ExchangeKind::Fanout,
             kind => kind,
         }
+    }
+
+    /// Whether messages that are published here are looked at for [`Exchange::identify`].
+    pub fn deduplicates(&self) -> bool {
+        self.deduplication().is_some()
+    }
+
+    fn deduplication(&self) -> Option<Deduplication> {
+        match self.kind {
+            ExchangeKind::Deduplication => Some(Deduplication::with(&self.arguments)),
+            _ => Deduplication::of(&self.arguments),
+        }
+    }
+
+    /// What a message is remembered by that is published here, so that no queue takes it twice.
+    pub fn identify(&self, properties: Properties<'_>) -> Option<Identity> {
+        self.deduplication()?.through(&self.name, properties)
     }
 
     /// Where messages go that this exchange has no binding for, if its arguments say so: see
@@ -143,7 +173,10 @@ const PREDECLARED: [(&str, ExchangeKind, bool); 7] = [
 /// How a delayed exchange with these arguments picks destinations.
 pub(crate) fn delayed_kind(arguments: &Arguments) -> Result<ExchangeKind, Error> {
     let kind = arguments.string(DELAYED_TYPE).and_then(|name| ExchangeKind::parse(name).ok());
-    let kind = kind.filter(|kind| *kind != ExchangeKind::Delayed);
+    let kind = kind.filter(|kind| {
+        use ExchangeKind::{Deduplication, Delayed, RecentHistory};
+        !matches!(kind, Delayed | Deduplication | RecentHistory)
+    });
     kind.ok_or_else(|| {
         precondition(format!("Invalid argument, '{DELAYED_TYPE}' must be an existing exchange type"))
     })

@@ -47,6 +47,16 @@ impl Queue {
         super::delay::exchange_of(&self.name)
     }
 
+    /// The exchange whose last messages it keeps.
+    pub fn remembers_for(&self) -> Option<&str> {
+        super::history::exchange_of(&self.name)
+    }
+
+    /// The exchange that it belongs to and goes with.
+    pub fn keeps_for(&self) -> Option<&str> {
+        self.delays_for().or_else(|| self.remembers_for())
+    }
+
     /// Whether this is a stream.
     pub fn is_stream(&self) -> bool {
         self.arguments.string("x-queue-type") == Some("stream")

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use amqp::properties::Properties;
 
 use super::binding::Source;
-use super::{Binding, Destination, Exchange, ExchangeKind, Topology, Vhost, delay, headers, pick};
+use super::{Binding, Destination, Exchange, ExchangeKind, Topology, Vhost, delay, headers, history, pick};
 use crate::error::Error;
 use crate::id::QueueId;
 
@@ -64,8 +64,14 @@ impl Topology {
             let Some(exchange) = vhost.exchange(name).filter(|_| seen.insert(name)) else {
                 continue;
             };
+            if exchange.deduplicates() {
+                return true;
+            }
             match exchange.kind {
-                ExchangeKind::Headers | ExchangeKind::Random | ExchangeKind::Delayed => return true,
+                ExchangeKind::Headers
+                | ExchangeKind::Random
+                | ExchangeKind::Delayed
+                | ExchangeKind::RecentHistory => return true,
                 ExchangeKind::ConsistentHash if pick::looks_at_properties(exchange) => return true,
                 _ => {}
             }
@@ -110,6 +116,9 @@ impl<'a> Routing<'a, '_> {
             self.targets.extend(self.vhost.queue(&delay::queue_name(&exchange.name)).map(|queue| queue.id));
             return;
         }
+        if exchange.kind == ExchangeKind::RecentHistory && history::may_keep(self.message.properties) {
+            self.targets.extend(self.vhost.history(&exchange.name).map(|queue| queue.id));
+        }
         let before = (self.targets.len(), self.onward.len());
         if exchange.name.is_empty() {
             let queues = self.message.routing_keys.iter().filter_map(|key| self.vhost.queue(key));
@@ -125,8 +134,8 @@ impl<'a> Routing<'a, '_> {
     fn visit_source(&mut self, exchange: &Exchange, source: &'a Source) {
         let Envelope { routing_keys, properties, random, .. } = *self.message;
         match exchange.routing_kind() {
-            // It has another one.
-            ExchangeKind::Delayed => {}
+            // They have another one.
+            ExchangeKind::Delayed | ExchangeKind::Deduplication | ExchangeKind::RecentHistory => {}
             ExchangeKind::Direct => routing_keys.iter().for_each(|key| self.take(source.with_key(key))),
             ExchangeKind::Fanout => self.take(source.all()),
             ExchangeKind::Topic => {

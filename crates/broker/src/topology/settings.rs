@@ -7,7 +7,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::Queue;
+use super::{Deduplication, Queue, history};
 use crate::arguments::Arguments;
 use crate::stream::age_ms;
 
@@ -49,6 +49,8 @@ pub struct Settings {
     pub consumer_timeout_ms: Option<u64>,
     /// `delayed-retry-type`, `-min` and `-max`: how long a message waits that came back.
     pub delayed_retry: Option<DelayedRetry>,
+    /// `x-message-deduplication`: what it remembers, to take no message twice. Not for policies.
+    pub deduplication: Option<Deduplication>,
     /// Messages wait here for their time, and nobody takes them.
     pub delays: bool,
     /// `max-age`: how long a stream keeps a message, in milliseconds.
@@ -114,6 +116,8 @@ pub enum DeadLetterStrategy {
 /// How long a message that comes back waits before it is delivered again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DelayedRetry {
+    /// Which messages wait.
+    pub of: DelayedRetryOf,
     /// After the first return, milliseconds.
     pub min_ms: u64,
     /// At most, milliseconds; not below `min_ms`.
@@ -124,7 +128,42 @@ pub struct DelayedRetry {
     pub jitter_percent: u8,
 }
 
+/// Which messages that come back wait before they are delivered again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DelayedRetryOf {
+    /// Each.
+    All,
+    /// Those that somebody failed to handle.
+    Failed,
+    /// The others.
+    Returned,
+}
+
+/// How a message comes back, as RabbitMQ 4.3 tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// Somebody failed to handle it: basic.reject, or the end of a channel.
+    Failed,
+    /// Somebody gave it back: basic.nack, basic.recover.
+    Returned,
+}
+
+impl DelayedRetryOf {
+    fn includes(self, how: Return) -> bool {
+        match self {
+            DelayedRetryOf::All => true,
+            DelayedRetryOf::Failed => how == Return::Failed,
+            DelayedRetryOf::Returned => how == Return::Returned,
+        }
+    }
+}
+
 impl DelayedRetry {
+    /// The delay of a message that comes back for this many times now, if it is one that waits.
+    pub(crate) fn delay_of(&self, how: Return, returns: u16, chance: u64) -> Option<u64> {
+        self.of.includes(how).then(|| self.delay_ms(returns, chance))
+    }
+
     /// The delay after so many returns; `chance` decides on the jitter.
     pub fn delay_ms(&self, returns: u16, chance: u64) -> u64 {
         let times = if self.exponential {
@@ -164,6 +203,14 @@ impl Settings {
             return Settings { delays: true, ..Settings::default() };
         }
         let arguments = &said.queue.arguments;
+        if said.queue.remembers_for().is_some() {
+            let max_length = arguments.int("x-max-length").and_then(|length| u64::try_from(length).ok());
+            return Settings {
+                max_length,
+                max_length_bytes: Some(history::BYTES_MAX),
+                ..Settings::default()
+            };
+        }
         let kind = said.queue.kind();
         let overflow = said.overflow(kind);
         let dead_letter_exchange = said.text("x-dead-letter-exchange").map(Arc::from);
@@ -191,6 +238,7 @@ impl Settings {
             delivery_limit: said.delivery_limit(kind),
             consumer_timeout_ms: said.least("x-consumer-timeout"),
             delayed_retry: said.delayed_retry(),
+            deduplication: Deduplication::of(arguments),
             delays: false,
             max_age_ms: said.max_age_ms(),
             segment_size: said.least("x-stream-max-segment-size-bytes"),
@@ -253,13 +301,17 @@ impl<'a> Said<'a> {
     }
 
     fn delayed_retry(self) -> Option<DelayedRetry> {
-        if !matches!(self.text("x-delayed-retry-type")?, "all" | "failed" | "returned") {
-            return None;
-        }
+        let of = match self.text("x-delayed-retry-type")? {
+            "all" => DelayedRetryOf::All,
+            "failed" => DelayedRetryOf::Failed,
+            "returned" => DelayedRetryOf::Returned,
+            _ => return None,
+        };
         let min_ms = self.own_number("x-delayed-retry-min").filter(|min| *min > 0)?;
         let max_ms = self.own_number("x-delayed-retry-max").unwrap_or(min_ms).max(min_ms);
         let jitter = self.own_number("x-delayed-retry-jitter").unwrap_or(0).min(100);
         Some(DelayedRetry {
+            of,
             min_ms,
             max_ms,
             exponential: self.text("x-delayed-retry-backoff") == Some("exponential"),

@@ -7,7 +7,7 @@ use imbl::OrdMap;
 use super::binding::{Binding, Bindings, Destination};
 use super::policies::Policies;
 use super::settings::Said;
-use super::{Exchange, Metadata, Queue, Settings};
+use super::{Exchange, ExchangeKind, Metadata, Queue, Settings, delay, history};
 use crate::error::{Error, Kind};
 use crate::id::QueueId;
 use crate::limits::VhostLimits;
@@ -156,6 +156,20 @@ impl Vhost {
     /// Where messages go that an exchange has no binding for, by its argument or else by policy. It need not exist.
     pub fn alternate<'a>(&'a self, exchange: &'a Exchange) -> Option<&'a str> {
         exchange.alternate().or_else(|| self.alternates.get(&exchange.name).map(|name| &**name))
+    }
+
+    /// The queue where messages of an exchange wait for their time, if it is of that type.
+    pub fn delays(&self, exchange: &str) -> Option<&Arc<Queue>> {
+        let exchange = self.exchange(exchange)?;
+        let delays = exchange.kind == ExchangeKind::Delayed;
+        delays.then(|| self.queue(&delay::queue_name(&exchange.name)))?
+    }
+
+    /// The queue that keeps the last messages of an exchange, if it is of that type.
+    pub fn history(&self, exchange: &str) -> Option<&Arc<Queue>> {
+        let exchange = self.exchange(exchange)?;
+        let remembers = exchange.kind == ExchangeKind::RecentHistory;
+        remembers.then(|| self.queue(&history::queue_name(&exchange.name)))?
     }
 
     pub(super) fn index(&self) -> &Bindings {

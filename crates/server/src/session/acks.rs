@@ -15,14 +15,10 @@ pub(super) enum Settlement {
     Done,
     /// It goes back to its place.
     Requeue,
+    /// So it does, since it could not be handled.
+    Fail,
     /// It leaves its queue for a dead-letter exchange, if there is one.
     Reject,
-}
-
-impl Settlement {
-    fn of(requeue: bool) -> Settlement {
-        if requeue { Settlement::Requeue } else { Settlement::Reject }
-    }
 }
 
 impl Session {
@@ -32,12 +28,14 @@ impl Session {
 
     pub(super) fn nack(&mut self, number: u16, nack: basic::Nack) -> Outcome {
         self.refuse_for_streams(number, nack.delivery_tag, nack.multiple)?;
-        self.settle(number, nack.delivery_tag, nack.multiple, Settlement::of(nack.requeue))
+        let settlement = if nack.requeue { Settlement::Requeue } else { Settlement::Reject };
+        self.settle(number, nack.delivery_tag, nack.multiple, settlement)
     }
 
     pub(super) fn reject(&mut self, number: u16, reject: basic::Reject) -> Outcome {
         self.refuse_for_streams(number, reject.delivery_tag, false)?;
-        self.settle(number, reject.delivery_tag, false, Settlement::of(reject.requeue))
+        let settlement = if reject.requeue { Settlement::Fail } else { Settlement::Reject };
+        self.settle(number, reject.delivery_tag, false, settlement)
     }
 
     /// A message of a stream is acknowledged and nothing else. That of a consumer which is gone may be given back, as
@@ -88,6 +86,7 @@ impl Session {
             match settlement {
                 Settlement::Done => self.outgoing.settle(message.queue, message.span),
                 Settlement::Requeue => self.outgoing.requeue(message.queue, message.span),
+                Settlement::Fail => self.outgoing.fail(message.queue, message.span),
                 Settlement::Reject => self.outgoing.reject(message.queue, message.span),
             }
         }

@@ -10,6 +10,8 @@ use broker::meta;
 use broker::meta::{Change, DeclareQueue};
 use broker::shard::{Reply, Request};
 
+use super::delays::CallOff;
+use super::history::Bound;
 use super::{Session, blame, refused};
 
 /// What the client waits for.
@@ -27,6 +29,14 @@ pub(super) enum Awaited {
     Purge { channel: u16, nowait: bool },
     /// The meta task does something that is answered without more.
     Plain { channel: u16, method: Plain, nowait: bool },
+    /// The meta task makes a binding; then its destination gets what this queue remembers.
+    BindAndRecall { bound: Bound, history: QueueId },
+    /// A shard says what waits for its time.
+    Browse { channel: u16 },
+    /// A shard calls messages off.
+    CallOff(CallOff),
+    /// A shard says what a queue remembers.
+    Recall { bound: Bound },
     /// A shard starts a consumer.
     Consume { channel: u16, consumer: u32, nowait: bool },
     /// A shard stops a consumer.
@@ -51,7 +61,7 @@ pub(super) enum Plain {
 }
 
 impl Plain {
-    fn answer(self) -> Method<'static> {
+    pub(super) fn answer(self) -> Method<'static> {
         match self {
             Plain::BindQueue => Method::QueueBindOk(queue::BindOk {}),
             Plain::UnbindQueue => Method::QueueUnbindOk(queue::UnbindOk {}),
@@ -87,7 +97,10 @@ impl Awaited {
             | Awaited::Cancel { channel, .. }
             | Awaited::Get { channel, .. }
             | Awaited::Commit { channel, .. }
+            | Awaited::Browse { channel }
+            | Awaited::CallOff(CallOff { channel, .. })
             | Awaited::Window { channel, .. } => *channel,
+            Awaited::BindAndRecall { bound, .. } | Awaited::Recall { bound } => bound.channel,
         }
     }
 
@@ -98,7 +111,9 @@ impl Awaited {
             Awaited::DeleteAtShard { .. } | Awaited::Delete { .. } => (50, 40),
             Awaited::Purge { .. } => (50, 30),
             Awaited::Plain { method, .. } => method.id(),
-            Awaited::Consume { .. } => (60, 20),
+            Awaited::BindAndRecall { bound, .. } | Awaited::Recall { bound } => bound.method.id(),
+            Awaited::Consume { .. } | Awaited::Browse { .. } => (60, 20),
+            Awaited::CallOff(_) => (60, 40),
             Awaited::Cancel { .. } => (60, 30),
             Awaited::Get { .. } => (60, 70),
             Awaited::Commit { .. } => (90, 20),
@@ -135,6 +150,16 @@ impl Session {
                 }
                 Awaited::DeleteAtShard { channel, queue: id, nowait } if error.kind == Kind::NotFound => {
                     self.change(Change::DeleteQueue { id }, Awaited::Delete { channel, messages: 0, nowait });
+                    Ok(())
+                }
+                // The exchange has gone, and so has all that waited.
+                Awaited::Browse { .. } if error.kind == Kind::NotFound => {
+                    self.show(&[], out);
+                    Ok(())
+                }
+                // The exchange has gone, and so has what it remembers.
+                Awaited::Recall { bound } if error.kind == Kind::NotFound => {
+                    self.recall(&bound, &[], out);
                     Ok(())
                 }
                 _ => Err(self.shard_refused(&awaited, &error)),
@@ -186,6 +211,9 @@ impl Session {
                 self.awaited =
                     Some((self.next_token, Awaited::Window { channel, limit, shards: shards - 1 }));
             }
+            (Awaited::Browse { .. }, Reply::Browsed(messages)) => self.show(&messages, out),
+            (Awaited::CallOff(called), Reply::CalledOff(count)) => self.called_off(&called, count, out),
+            (Awaited::Recall { bound }, Reply::Browsed(messages)) => self.recall(&bound, &messages, out),
             (awaited, reply) => unreachable!("a shard answered {awaited:?} with {reply:?}"),
         }
     }
@@ -233,6 +261,7 @@ impl Session {
             (Awaited::Plain { channel, method, nowait }, _) => {
                 put_unless(nowait, out, channel, &method.answer());
             }
+            (Awaited::BindAndRecall { bound, history }, _) => self.ask_history(history, bound),
             (awaited, reply) => unreachable!("the meta task answered {awaited:?} with {reply:?}"),
         }
         Ok(())
@@ -243,7 +272,7 @@ fn put(out: &mut Vec<u8>, channel: u16, method: &Method<'_>) {
     amqp::frame::method(out, channel, method);
 }
 
-fn put_unless(nowait: bool, out: &mut Vec<u8>, channel: u16, method: &Method<'_>) {
+pub(super) fn put_unless(nowait: bool, out: &mut Vec<u8>, channel: u16, method: &Method<'_>) {
     if !nowait {
         put(out, channel, method);
     }

@@ -38,6 +38,10 @@ impl Session {
         }
         let queue = self.queue_named(number, consume.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
+        if queue.delays_for().is_some() {
+            return self.start_browsing(number, consume, &tag, &queue, out);
+        }
+        refuse_kept(&queue)?;
         if queue.is_stream() {
             return self.read_stream(number, consume, &tag, &queue);
         }
@@ -107,7 +111,7 @@ impl Session {
     }
 
     /// Makes the consumer known here; the shard is told by the caller.
-    fn subscribe(
+    pub(super) fn subscribe(
         &mut self,
         number: u16,
         consume: &basic::Consume<'_>,
@@ -203,6 +207,7 @@ impl Session {
     pub(super) fn get(&mut self, number: u16, get: &basic::Get<'_>) -> Outcome {
         let queue = self.queue_named(number, get.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
+        refuse_kept(&queue)?;
         self.channel(number)?.has_taken = true;
         let request = Request::Get { queue: queue.id, channel: number, no_ack: get.no_ack };
         self.ask(queue.id, request, Awaited::Get { channel: number, no_ack: get.no_ack });
@@ -293,6 +298,17 @@ fn content(message: Message<'_>) -> content::Message<'_> {
         exchange_and_key: message.route(),
         properties: message.properties(),
         body: message.body(),
+    }
+}
+
+/// What an exchange keeps is the exchange's.
+fn refuse_kept(queue: &Queue) -> Outcome {
+    match queue.keeps_for() {
+        None => Ok(()),
+        Some(exchange) => {
+            let text = format!("{} is kept by its exchange '{exchange}'", queue.label());
+            Err(Error::access_refused(text))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use broker::message::{Messages, Parts};
+use broker::topology::Duplicates;
 use bytes::{Bytes, BytesMut};
 
 use super::outgoing::Route;
@@ -23,6 +24,8 @@ pub(super) struct Traits {
     pub(super) persistent: bool,
     /// It has its own time to live.
     pub(super) expires: bool,
+    /// What is to be done if it came before.
+    pub(super) duplicates: Duplicates,
 }
 
 /// Messages that take the same route and have the same traits.
@@ -132,11 +135,11 @@ mod tests {
     use broker::id::QueueId;
     use expect_test::{Expect, expect};
 
-    const PLAIN: Traits = Traits { persistent: false, expires: false };
+    const PLAIN: Traits = Traits { persistent: false, expires: false, duplicates: Duplicates::AsQueuesSay };
 
     fn route(queues: &[u64]) -> Route {
         let queues: Arc<[QueueId]> = queues.iter().map(|queue| QueueId(*queue)).collect();
-        Arc::new(Path { shards: Box::new([(0, queues)]), refusable: false })
+        Arc::new(Path { shards: Box::new([(0, queues)]), ..Path::default() })
     }
 
     /// Publishes one message after the other, by the number of its route; `!` makes it persistent.
@@ -147,7 +150,7 @@ mod tests {
             let route = &routes[word.trim_end_matches('!').parse::<usize>().unwrap()];
             let body = number.to_string();
             let parts = Parts { route: &[0, 0], properties: &[0, 0], body: body.as_bytes() };
-            drafts.add(route, &parts, Traits { persistent: word.ends_with('!'), expires: false });
+            drafts.add(route, &parts, Traits { persistent: word.ends_with('!'), ..PLAIN });
         }
         let mut said = Vec::new();
         drafts.finish(|draft, messages| {

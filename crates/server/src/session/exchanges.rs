@@ -67,8 +67,7 @@ impl Session {
         self.authorize(Operation::Write, Resource::Exchange(bind.destination))?;
         self.authorize_source(bind.source, bind.routing_key)?;
         let binding = binding(bind.source, bind.destination, bind.routing_key, bind.arguments);
-        let (vhost, connection) = (Arc::clone(&self.identity.vhost), Some(self.identity.connection));
-        self.plain(number, Change::Bind { vhost, binding, connection }, Plain::BindExchange, bind.nowait);
+        self.bind(number, binding, Plain::BindExchange, bind.nowait);
         Ok(())
     }
 
@@ -87,7 +86,7 @@ impl Session {
     }
 
     /// Asks for a change whose answer says nothing more.
-    fn plain(&mut self, channel: u16, change: Change, method: Plain, nowait: bool) {
+    pub(super) fn plain(&mut self, channel: u16, change: Change, method: Plain, nowait: bool) {
         self.change(change, Awaited::Plain { channel, method, nowait });
     }
 }

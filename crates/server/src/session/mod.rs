@@ -13,8 +13,10 @@ mod channel;
 mod confirm;
 mod consume;
 mod copies;
+mod delays;
 mod drafts;
 mod exchanges;
+mod history;
 mod outgoing;
 mod publish;
 mod queues;
@@ -22,6 +24,7 @@ mod reply_to;
 mod routes;
 mod tx;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use amqp::error::Error;
@@ -39,6 +42,7 @@ use crate::random::Random;
 use crate::shard::Mail;
 use answers::Awaited;
 use channel::{Channel, Consumer, Unacked};
+use delays::Browser;
 use outgoing::Outgoing;
 pub(crate) use outgoing::Post;
 use routes::Routes;
@@ -85,6 +89,8 @@ pub(crate) struct Session {
     has_published: bool,
     /// What an ack settles; empty between acks.
     taken: Vec<Unacked>,
+    /// Consumers that are shown what waits for its time: one at a time.
+    browsers: VecDeque<Browser>,
 }
 
 /// The result of something a client asked for.
@@ -109,6 +115,7 @@ impl Session {
             changes: Vec::new(),
             has_published: false,
             taken: Vec::new(),
+            browsers: VecDeque::new(),
         }
     }
 
@@ -205,11 +212,13 @@ impl Session {
     pub(crate) fn mail(&mut self, mail: Mail, out: &mut Output) -> Result<(), (u16, Error)> {
         match mail {
             Mail::Effects(shard, effects) => {
-                effects.into_iter().try_for_each(|effect| self.effect(shard, effect, out))
+                effects.into_iter().try_for_each(|effect| self.effect(shard, effect, out))?;
             }
-            Mail::Meta(token, result) => self.meta_answered(token, result, &mut out.bytes),
-            Mail::Login(_) => Ok(()),
+            Mail::Meta(token, result) => self.meta_answered(token, result, &mut out.bytes)?,
+            Mail::Login(_) => {}
         }
+        self.browse();
+        Ok(())
     }
 
     fn effect(&mut self, shard: usize, effect: Effect, out: &mut Output) -> Result<(), (u16, Error)> {
@@ -254,6 +263,7 @@ impl Session {
     /// All bytes so far are written to the socket: shards may send more.
     pub(crate) fn written(&mut self) {
         self.outgoing.report_written();
+        self.browse_on();
     }
 
     fn channel(&mut self, number: u16) -> Result<&mut Channel, Error> {

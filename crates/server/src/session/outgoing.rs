@@ -28,12 +28,14 @@ pub(crate) struct Post {
 pub(crate) type Route = Arc<Path>;
 
 /// Queues that a message goes to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Path {
     /// Per shard, its queues there.
     pub(super) shards: Box<[(usize, Arc<[QueueId]>)]>,
     /// One of the queues may refuse it.
     pub(super) refusable: bool,
+    /// Nobody will get it: an exchange only remembers it.
+    pub(super) unheard: bool,
 }
 
 impl Path {
@@ -50,6 +52,7 @@ struct Parcel {
     settle: Vec<(QueueId, Span)>,
     credit: Vec<(QueueId, u32, Span)>,
     requeue: Vec<(QueueId, Span)>,
+    fail: Vec<(QueueId, Span)>,
     reject: Vec<(QueueId, Span)>,
     /// Bytes of deliveries written to the client and not reported.
     written: usize,
@@ -65,8 +68,9 @@ impl Parcel {
         if !routes.last().is_some_and(|last| Arc::ptr_eq(last, queues)) {
             routes.push(Arc::clone(queues));
         }
-        let Traits { persistent, expires } = draft.traits;
-        runs.push(Publish { messages, persistent, expires, route: routes.len() - 1, confirm: draft.confirm });
+        let Traits { persistent, expires, duplicates } = draft.traits;
+        let (route, confirm) = (routes.len() - 1, draft.confirm);
+        runs.push(Publish { messages, persistent, expires, duplicates, route, confirm });
     }
 
     fn confirm(&mut self, publisher: u32, number: u64) {
@@ -96,8 +100,8 @@ impl Outgoing {
         queue.shard(self.shards)
     }
 
-    /// Splits queues by shard. `refusable`: one of them may refuse messages.
-    pub(super) fn route(&self, queues: &[QueueId], refusable: bool) -> Route {
+    /// Splits queues by shard.
+    pub(super) fn path(&self, queues: &[QueueId]) -> Path {
         let mut shards: Vec<(usize, Arc<[QueueId]>)> = Vec::new();
         for shard in 0..self.shards {
             let here: Arc<[QueueId]> =
@@ -106,7 +110,7 @@ impl Outgoing {
                 shards.push((shard, here));
             }
         }
-        Arc::new(Path { shards: shards.into(), refusable })
+        Path { shards: shards.into(), ..Path::default() }
     }
 
     /// Encodes a message. This is the one copy of it until it is delivered. With `confirm`, the publisher's number and
@@ -150,6 +154,10 @@ impl Outgoing {
 
     pub(super) fn requeue(&mut self, queue: QueueId, span: Span) {
         add(&mut self.parcel_of(queue).requeue, queue, span);
+    }
+
+    pub(super) fn fail(&mut self, queue: QueueId, span: Span) {
+        add(&mut self.parcel_of(queue).fail, queue, span);
     }
 
     /// Bytes of a delivery are on their way to the client.
@@ -211,6 +219,10 @@ impl Outgoing {
             if !parcel.requeue.is_empty() {
                 let requeue = std::mem::take(&mut parcel.requeue);
                 self.posts.push(Post { shard, command: Command::Requeue(requeue), bytes: 0 });
+            }
+            if !parcel.fail.is_empty() {
+                let fail = std::mem::take(&mut parcel.fail);
+                self.posts.push(Post { shard, command: Command::Fail(fail), bytes: 0 });
             }
             if !parcel.reject.is_empty() {
                 let reject = std::mem::take(&mut parcel.reject);

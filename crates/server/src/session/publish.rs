@@ -9,11 +9,11 @@ use amqp::properties::Properties;
 use amqp::receiver::Publish;
 use broker::access::{Operation, Resource};
 use broker::message::Parts;
-use broker::topology::Envelope;
+use broker::topology::{Duplicates, Envelope, Queue};
 
 use super::copies::Copies;
 use super::drafts::Traits;
-use super::outgoing::Route;
+use super::outgoing::{Path, Route};
 use super::tx::Published;
 use super::{Outcome, Session, blame, refused, reply_to};
 
@@ -44,7 +44,8 @@ impl Session {
         if route.is_empty() {
             self.unroutable(number, &parts, mandatory, out);
         } else {
-            let traits = Traits { persistent: properties.is_persistent(), expires: false };
+            let duplicates = Duplicates::AsQueuesSay;
+            let traits = Traits { persistent: properties.is_persistent(), expires: false, duplicates };
             outgoing.publish(route, &parts, traits, confirm);
         }
         true
@@ -76,12 +77,16 @@ impl Session {
         }
         let mut names = Vec::new();
         content::put_exchange_and_key(&mut names, method.exchange, method.routing_key);
+        if let Some(called_off) = self.calls_off(method.exchange, properties) {
+            let parts = Parts { route: &names, properties: properties.as_bytes(), body };
+            return self.call_off(number, method, called_off, &parts);
+        }
         let copies = Copies::read(properties)?;
-        let route = self.route(&names, method, properties, &copies)?;
+        let (route, duplicates) = self.route(&names, method, properties, &copies)?;
         self.check_user_id(properties)?;
         check_expiration(properties)?;
         let expires = properties.expiration().is_some();
-        let traits = Traits { persistent: properties.is_persistent(), expires };
+        let traits = Traits { persistent: properties.is_persistent(), expires, duplicates };
         let rewritten = self.rewrite(number, properties, &copies)?;
         let properties = rewritten.as_deref().unwrap_or(properties.as_bytes());
         let parts = Parts { route: &names, properties, body };
@@ -94,6 +99,9 @@ impl Session {
         if route.is_empty() {
             self.unroutable(number, &parts, method.mandatory, out);
         } else {
+            if route.unheard && method.mandatory {
+                self.give_back(number, &parts, out);
+            }
             self.outgoing.publish(&route, &parts, traits, confirm);
         }
         Ok(())
@@ -126,13 +134,16 @@ impl Session {
     /// Nobody wants a message: it goes back if it was mandatory, and is confirmed in any case.
     pub(super) fn unroutable(&mut self, number: u16, parts: &Parts<'_>, mandatory: bool, out: &mut Vec<u8>) {
         if mandatory {
-            let Parts { route: exchange_and_key, properties, body } = *parts;
-            let message = content::Message { exchange_and_key, properties, body };
-            let method =
-                content::Return { reply_code: Code::NoRoute.value(), reply_text: Code::NoRoute.name() };
-            content::return_(out, number, method, message, self.identity.frame_max);
+            self.give_back(number, parts, out);
         }
         self.note_confirmed(number);
+    }
+
+    pub(super) fn give_back(&self, number: u16, parts: &Parts<'_>, out: &mut Vec<u8>) {
+        let Parts { route: exchange_and_key, properties, body } = *parts;
+        let message = content::Message { exchange_and_key, properties, body };
+        let method = content::Return { reply_code: Code::NoRoute.value(), reply_text: Code::NoRoute.name() };
+        content::return_(out, number, method, message, self.identity.frame_max);
     }
 
     /// Shards report messages as safe.
@@ -157,24 +168,24 @@ impl Session {
         }
     }
 
-    fn note_confirmed(&mut self, number: u16) {
+    pub(super) fn note_confirmed(&mut self, number: u16) {
         if !self.confirmed.contains(&number) {
             self.confirmed.push(number);
         }
     }
 
-    /// Where a message goes, if this user may publish there.
+    /// Where a message goes, if this user may publish there, and what is to be done if it came before.
     fn route(
         &mut self,
         names: &[u8],
         method: basic::Publish<'_>,
         properties: Properties<'_>,
         copies: &Copies<'_>,
-    ) -> Result<Route, Error> {
+    ) -> Result<(Route, Duplicates), Error> {
         if copies.is_empty()
             && let Some(route) = self.routes.get(self.topology.version(), names)
         {
-            return Ok(Arc::clone(route));
+            return Ok((Arc::clone(route), Duplicates::AsQueuesSay));
         }
         let basic::Publish { exchange, routing_key, .. } = method;
         let vhost = &*self.identity.vhost;
@@ -186,27 +197,32 @@ impl Session {
             return Err(Error::access_refused(text));
         }
         if let Some(queue) = reply_to::parse(exchange, routing_key).filter(|_| copies.is_empty()) {
-            return Ok(self.outgoing.route(&[queue], false));
+            return Ok((Arc::new(self.outgoing.path(&[queue])), Duplicates::AsQueuesSay));
         }
         let routing_keys = copies.with(routing_key);
         for key in &routing_keys {
             self.authorize_key(Operation::Write, &found, key)?;
         }
-        let message =
-            Envelope { routing_keys: &routing_keys, properties, random: self.random.next(), due: false };
+        let identity = found.identify(properties);
+        let random = identity.map_or_else(|| self.random.next(), |identity| identity.chance());
+        let message = Envelope { routing_keys: &routing_keys, properties, random, due: false };
         let mut queues = Vec::new();
         self.topology.route(vhost, exchange, &message, &mut queues).map_err(|error| refused(&error))?;
         let by_more = self.topology.routes_by_more_than_key(vhost, exchange);
         let route = self.routes.to(self.topology.version(), &queues, || {
-            let refuses = |id| {
-                self.topology.queue_by_id(id).is_some_and(|queue| self.topology.settings(queue).may_refuse())
-            };
-            self.outgoing.route(&queues, queues.iter().any(|id| refuses(*id)))
+            let queues_there = || queues.iter().filter_map(|id| self.topology.queue_by_id(*id));
+            let refuses = |queue: &Arc<Queue>| self.topology.settings(queue).may_refuse();
+            let remembers = |queue: &Arc<Queue>| queue.remembers_for().is_some();
+            Arc::new(Path {
+                refusable: queues_there().any(refuses),
+                unheard: queues_there().all(remembers),
+                ..self.outgoing.path(&queues)
+            })
         });
         if !by_more && copies.is_empty() {
             self.routes.put(names, Arc::clone(&route));
         }
-        Ok(route)
+        Ok((route, identity.map_or(Duplicates::AsQueuesSay, Duplicates::Drop)))
     }
 
     /// A message may name its publisher, but only truly.

@@ -86,9 +86,7 @@ impl Session {
             self.binding(number, bind.queue, bind.exchange, bind.routing_key, bind.arguments)?;
         self.authorize(Operation::Write, Resource::Queue(&queue))?;
         self.authorize_source(bind.exchange, &binding.routing_key)?;
-        let (vhost, connection) = (Arc::clone(&self.identity.vhost), Some(self.identity.connection));
-        let awaited = Awaited::Plain { channel: number, method: Plain::BindQueue, nowait: bind.nowait };
-        self.change(Change::Bind { vhost, binding, connection }, awaited);
+        self.bind(number, binding, Plain::BindQueue, bind.nowait);
         Ok(())
     }
 
@@ -150,7 +148,7 @@ impl Session {
             return if nowait { Ok(()) } else { reply(out, number, &delete_ok) };
         }
         let queue = self.find_queue(&name)?;
-        if let Some(exchange) = queue.delays_for() {
+        if let Some(exchange) = queue.keeps_for() {
             let text = format!("queue '{name}' goes with its exchange '{exchange}'");
             return Err(Error::access_refused(text));
         }

@@ -97,7 +97,7 @@ mod tests {
     use std::sync::Arc;
 
     fn route() -> Route {
-        Arc::new(Path { shards: Box::new([]), refusable: false })
+        Arc::new(Path::default())
     }
 
     #[test]

@@ -64,10 +64,13 @@ impl Session {
             if route.is_empty() {
                 self.unroutable(number, &parts, mandatory, out);
             } else {
+                if route.unheard && mandatory {
+                    self.give_back(number, &parts, out);
+                }
                 self.outgoing.publish(&route, &parts, traits, None);
             }
         }
-        for wanted in [Settlement::Done, Settlement::Requeue, Settlement::Reject] {
+        for wanted in [Settlement::Done, Settlement::Requeue, Settlement::Fail, Settlement::Reject] {
             let of_it = settled.iter().filter(|(_, _, settlement)| *settlement == wanted);
             self.settle_all(number, of_it.map(|(_, message, _)| *message), wanted);
         }

@@ -10,7 +10,7 @@ use broker::message::{Messages, Parts};
 use broker::page::{Answer, Limits, Order};
 use broker::queue::Options;
 use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Reply, Request};
-use broker::topology::Settings;
+use broker::topology::{Duplicates, Settings};
 use bytes::BytesMut;
 use server::ledger::{Budget, Ledger, Pending, Recovery};
 use server::pager::{Journal, Pages};
@@ -208,7 +208,14 @@ impl Node {
         let parts = Parts { route: b"\0\x01q", properties: &[0x10, 0, 2], body };
         (0..count).for_each(|_| parts.encode(&mut bytes));
         let messages = Messages::encoded(bytes.freeze(), count);
-        let one = Publish { messages, persistent: true, expires: false, route: 0, confirm: None };
+        let one = Publish {
+            messages,
+            persistent: true,
+            expires: false,
+            duplicates: Duplicates::default(),
+            route: 0,
+            confirm: None,
+        };
         let batch =
             Batch { routes: vec![Arc::from([QueueId(queue)])], runs: vec![one], confirms: Vec::new() };
         self.ledger.handle(CLIENT, Command::Publish(batch));
@@ -238,6 +245,7 @@ impl Node {
             messages: message(queue, number),
             persistent: true,
             expires: false,
+            duplicates: Duplicates::default(),
             route: 0,
             confirm: None,
         };

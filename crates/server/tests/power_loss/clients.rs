@@ -8,6 +8,7 @@ use broker::message::Messages;
 use broker::queue::Subscription;
 use broker::record::Span;
 use broker::shard::{Batch, Command, Confirm, Delivery, Publish, Request};
+use broker::topology::Duplicates;
 use broker::window::Window;
 use store::sim::Random;
 
@@ -215,6 +216,7 @@ impl World {
                 messages: oracle::message(number),
                 persistent,
                 expires: false,
+                duplicates: Duplicates::default(),
                 route,
                 confirm: None,
             };

@@ -15,6 +15,7 @@ use broker::queue::{Options, Subscription};
 use broker::record::Span;
 use broker::shard::{Batch, Command, Confirm, Delivery, Effect, Publish, Request};
 use broker::stream::{self, Reading, Retention, Start, Wanted};
+use broker::topology::Duplicates;
 use broker::window::Window;
 use server::ledger::{Budget, Ledger, Pending, Recovery};
 use server::pager::{Journal, Pages};
@@ -542,6 +543,7 @@ impl World {
                 messages,
                 persistent: self.random.below(2) == 0,
                 expires: false,
+                duplicates: Duplicates::default(),
                 route: 0,
                 confirm: None,
             }],

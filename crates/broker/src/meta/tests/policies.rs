@@ -3,7 +3,7 @@
 use expect_test::expect;
 
 use super::*;
-use crate::topology::{DeadLetterStrategy, DelayedRetry, Overflow, QueueKind, Settings};
+use crate::topology::{DeadLetterStrategy, DelayedRetry, DelayedRetryOf, Overflow, QueueKind, Settings};
 
 fn policy(name: &str, pattern: &str, definition: impl Fn(TableBuilder) -> TableBuilder) -> Policy {
     let (name, pattern) = (name.into(), pattern.into());
@@ -148,7 +148,14 @@ fn all_keys_become_settings() {
         single_active_consumer: false,
         delivery_limit: Some(5),
         consumer_timeout_ms: Some(6),
-        delayed_retry: Some(DelayedRetry { min_ms: 7, max_ms: 8, exponential: true, jitter_percent: 9 }),
+        delayed_retry: Some(DelayedRetry {
+            of: DelayedRetryOf::Failed,
+            min_ms: 7,
+            max_ms: 8,
+            exponential: true,
+            jitter_percent: 9,
+        }),
+        deduplication: None,
         delays: false,
         max_age_ms: None,
         segment_size: None,
@@ -270,7 +277,8 @@ fn strategies_and_delays_that_cannot_take_effect_are_left_out() {
         });
         table.delayed_retry
     };
-    let all = |max_ms| Some(DelayedRetry { min_ms: 5, max_ms, exponential: false, jitter_percent: 0 });
+    let of = DelayedRetryOf::All;
+    let all = |max_ms| Some(DelayedRetry { of, min_ms: 5, max_ms, exponential: false, jitter_percent: 0 });
     assert_eq!([retry("all", 5, 9), retry("all", 5, 1), retry("all", 0, 9)], [all(9), all(5), None]);
     assert_eq!(retry("disabled", 5, 9), None);
 }
