@@ -555,8 +555,13 @@ impl World {
         assert!(self.kept.values().all(|kept| !matches!(kept.state, State::Dying(_))), "dead letters arrive");
         let waiting = self.numbers(|kept| kept.state == State::Waiting).count();
         let credit = |consumer: &&Consumer| self.has_credit(**consumer);
+        // One that is to take over waits until the one before holds nothing.
+        let takes_over = self.settings.kind == QueueKind::Quorum && !self.held.is_empty();
         let served = match self.settings.single_active_consumer {
-            true => !self.consumers.is_empty() && self.consumers.iter().all(|consumer| credit(&consumer)),
+            true => {
+                let all = self.consumers.iter().all(|consumer| credit(&consumer));
+                !self.consumers.is_empty() && all && !takes_over
+            }
             false => self.consumers.iter().any(|consumer| credit(&consumer)),
         };
         let could_go =
