@@ -30,7 +30,7 @@ pub use binding::{Binding, Destination};
 pub use delay::due_ms;
 pub(crate) use delay::queue_name as delay_queue_name;
 pub(crate) use exchange::delayed_kind;
-pub use exchange::{ALTERNATE_EXCHANGE, Exchange, ExchangeKind};
+pub use exchange::{ALTERNATE_EXCHANGE, EXCHANGE_ARGUMENTS, Exchange, ExchangeKind};
 pub use metadata::Metadata;
 pub use queue::Queue;
 pub use route::Envelope;

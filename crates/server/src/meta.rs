@@ -3,6 +3,8 @@
 //! Changes take effect in the order in which they come. One that needs no commit waits for those before it that do, so
 //! nobody ever sees what a crash could undo.
 
+mod unheeded;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use tokio::sync::watch;
 use crate::journal::{Journal, Progress};
 use crate::recovery::{self, JournalOptions};
 use crate::{Failure, Fatal, shard};
+use unheeded::Unheeded;
 
 /// Changes taken in one round.
 const ROUND_MAX: usize = 256;
@@ -135,6 +138,7 @@ impl Recovered {
             shards,
             publisher,
             full: Arc::default(),
+            unheeded: Unheeded::default(),
             fatal,
         };
         let full = Arc::clone(&task.full);
@@ -167,6 +171,7 @@ struct Task {
     shards: Vec<shard::Handle>,
     publisher: watch::Sender<Topology>,
     full: Arc<AtomicBool>,
+    unheeded: Unheeded,
     fatal: Fatal,
 }
 
@@ -224,6 +229,7 @@ impl Task {
         };
         let mut effects = Vec::new();
         for record in &decision.records {
+            self.unheeded.look(record);
             if record.is_durable() {
                 self.tail.append(KIND, &[&record.encode()]);
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::pick::{HASH_HEADER, HASH_PROPERTY};
 use crate::arguments::Arguments;
 use crate::error::{Error, precondition};
 
@@ -35,7 +36,8 @@ pub enum ExchangeKind {
 }
 
 impl ExchangeKind {
-    const ALL: [ExchangeKind; 8] = [
+    /// All of them.
+    pub const ALL: [ExchangeKind; 8] = [
         ExchangeKind::Direct,
         ExchangeKind::Fanout,
         ExchangeKind::Topic,
@@ -95,6 +97,9 @@ pub const ALTERNATE_EXCHANGE: &str = "alternate-exchange";
 
 /// Argument that names how a delayed exchange picks destinations.
 const DELAYED_TYPE: &str = "x-delayed-type";
+
+/// The arguments of exchanges that mean something. All others are kept.
+pub const EXCHANGE_ARGUMENTS: [&str; 4] = [ALTERNATE_EXCHANGE, DELAYED_TYPE, HASH_HEADER, HASH_PROPERTY];
 
 impl Exchange {
     /// How it picks destinations, now or later.
