@@ -84,9 +84,9 @@ class Wire:
         self.send(spec.Connection.StartOk(properties, mechanism, response, "en_US"))
         return start
 
-    def tune(self, channel_max=None, frame_max=None, heartbeat=0):
+    def tune(self, channel_max=None, frame_max=None, heartbeat=0, capabilities=None):
         """Up to tune-ok."""
-        self.start()
+        self.start(capabilities=capabilities)
         offer = self.receive()
         channel_max = offer.channel_max if channel_max is None else channel_max
         frame_max = offer.frame_max if frame_max is None else frame_max

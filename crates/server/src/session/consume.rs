@@ -15,7 +15,7 @@ use broker::queue::Subscription;
 use broker::record::Span;
 use broker::shard::{Command, Delivery, Request};
 use broker::stream::Reading;
-use broker::topology::Queue;
+use broker::topology::{Queue, QueueKind};
 use tracing::debug;
 
 use super::answers::Awaited;
@@ -210,6 +210,14 @@ impl Session {
     pub(super) fn get(&mut self, number: u16, get: &basic::Get<'_>) -> Outcome {
         let queue = self.queue_named(number, get.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
+        let settings = self.topology.settings(&queue);
+        if settings.kind == QueueKind::Quorum && settings.single_active_consumer {
+            return Err(Error::resource_locked(format!(
+                "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues with single \
+                 active consumer",
+                queue.label()
+            )));
+        }
         self.channel(number)?.has_taken = true;
         let request = Request::Get { queue: queue.id, channel: number, no_ack: get.no_ack };
         self.ask(queue.id, request, Awaited::Get { channel: number, no_ack: get.no_ack });
