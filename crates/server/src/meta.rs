@@ -87,24 +87,23 @@ fn served(topology: &Topology, queue: &Queue) -> Served {
 /// Reads the meta journal.
 pub(crate) fn recover(directory: &Path, journal: JournalOptions) -> Result<Recovered, Failure> {
     let mut meta = Meta::new();
-    let (files, report) = recovery::open(directory, "meta", journal, &mut |record| {
-        let decoded = Record::decode(record.kind, record.version, record.payload);
-        let decoded = decoded.map_err(|error| {
-            let text = format!("the record at {:?} of the meta journal: {error}", record.lsn);
-            store::Error::new(store::Kind::Unsupported, text)
-        })?;
-        meta.apply(&decoded);
-        Ok(())
-    })?;
+    let (files, report) =
+        recovery::open(directory, "meta", journal, &mut |record| replay(&mut meta, &record))?;
     Ok(Recovered { meta: meta.recovered(), files, next: report.next, bytes: report.bytes })
 }
 
-impl Recovered {
-    /// What is durable.
-    pub(crate) fn topology(&self) -> &Topology {
-        self.meta.topology()
-    }
+/// Applies a record of the meta journal.
+pub(crate) fn replay(meta: &mut Meta, record: &store::Record<'_>) -> store::Result<()> {
+    let decoded = Record::decode(record.kind, record.version, record.payload);
+    let decoded = decoded.map_err(|error| {
+        let text = format!("the record at {:?} of the meta journal: {error}", record.lsn);
+        store::Error::new(store::Kind::Unsupported, text)
+    })?;
+    meta.apply(&decoded);
+    Ok(())
+}
 
+impl Recovered {
     /// The queues that have survived.
     pub(crate) fn queues(&self) -> impl Iterator<Item = (QueueId, Served)> {
         self.meta.topology().queues().map(|queue| (queue.id, served(self.meta.topology(), queue)))
