@@ -644,3 +644,140 @@ class TestHandshake:
     def test_open_ok_says_nothing(self, fresh):
         fresh.tune()
         assert fresh.call(spec.Connection.Open("/")).known_hosts == ""
+
+    def test_what_the_server_says_of_itself(self, fresh):
+        fresh.send_bytes(b"AMQP\x00\x00\x09\x01")
+        properties = fresh.receive().server_properties
+        assert properties.keys() >= {"capabilities", "cluster_name", "copyright", "information", "platform", "product", "version"}
+
+    def test_the_header_of_amqp_1_is_answered_with_a_header(self, fresh):
+        fresh.send_bytes(b"AMQP\x03\x01\x00\x00")
+        with pytest.raises((EOFError, ConnectionError)):
+            while len(fresh.buffer) < 1000:
+                fresh.receive_bytes()
+        assert fresh.buffer[:4] == b"AMQP"
+
+
+@pytest.mark.parametrize(
+    ("method", "channel", "codes"),
+    [
+        (spec.Queue.DeclareOk("q", 0, 0), 1, {503}),
+        (spec.Basic.GetEmpty(), 1, {503}),
+        (spec.Queue.Declare(queue="q"), 0, {503, 504}),
+        (spec.Connection.TuneOk(0, 0, 0), 0, {503, 504}),
+        (spec.Connection.Open("/"), 0, {503, 504}),
+        (spec.Connection.Open("/"), 1, {503, 504}),
+    ],
+)
+def test_methods_in_the_wrong_place(wire, method, channel, codes):
+    wire.send(method, channel)
+    with pytest.raises(Closed) as error:
+        wire.receive()
+    expect.closed(error.value, codes)
+    assert error.value.of_connection
+
+
+def test_a_frame_may_be_eight_bytes_too_long(url, name):
+    """Some clients do not count the eight bytes around a payload."""
+    fresh = name()
+    with Wire(url) as wire:
+        wire.open(frame_max=4096)
+        wire.open_channel()
+        wire.call(spec.Queue.Declare(queue=fresh), 1)
+        wire.send(spec.Basic.Publish(routing_key=fresh), 1)
+        wire.send_bytes(frame.Header(1, 4096, BasicProperties()).marshal() + frame.Body(1, b"x" * 4096).marshal())
+        expect.eventually(lambda: count(wire, fresh) == 1)
+        wire.send(spec.Basic.Publish(routing_key=fresh), 1)
+        wire.send_bytes(frame.Header(1, 4097, BasicProperties()).marshal() + frame.Body(1, b"x" * 4097).marshal())
+        with pytest.raises(Closed) as error:
+            wire.receive()
+        expect.closed(error.value, 501)
+
+
+def test_traffic_counts_as_heartbeats(url):
+    with Wire(url) as wire:
+        wire.open(heartbeat=1)
+        wire.open_channel()
+        for _ in range(4):
+            assert isinstance(wire.receive_frame(), frame.Heartbeat)
+            wire.send(spec.Basic.Qos(), 1)
+            assert isinstance(wire.receive(), spec.Basic.QosOk)
+
+
+def test_direct_reply_cannot_be_bound(refused):
+    # 404 before 4.3
+    refused({403, 404}, "", spec.Queue.Bind(queue="amq.rabbitmq.reply-to", exchange="amq.direct", routing_key="k"))
+
+
+def test_if_unused_of_a_quorum_queue(wire, name):
+    fresh = name()
+    wire.call(spec.Queue.Declare(queue=fresh, durable=True, arguments=QUORUM), 1)
+    wire.call(spec.Basic.Consume(queue=fresh), 1)
+    with pytest.raises(Closed) as error:
+        wire.call(spec.Queue.Delete(queue=fresh, if_unused=True), 1)
+    if error.value.of_connection:
+        expect.closed(error.value, 540, "not supported by quorum queues")
+    else:
+        expect.closed(error.value, 406, expect.IN_USE)
+
+
+def test_a_passive_declare_needs_no_permission(url, queue):
+    # Since 4.3.1 it needs one of the three.
+    with Wire(expect.url_with(url, "limited", "limited")) as wire:
+        wire.open()
+        wire.open_channel()
+        assert count(wire, queue) == 0
+
+
+def test_a_publish_is_refused_for_the_first_of_its_faults(url, name, wire):
+    missing = name()
+    publish(wire, "k", b"a", exchange=missing, properties=BasicProperties(expiration="soon"))
+    with pytest.raises(Closed) as error:
+        wire.receive()
+    expect.closed(error.value, 404)
+    with Wire(expect.url_with(url, "limited", "limited")) as limited:
+        limited.open()
+        limited.open_channel()
+        publish(limited, "k", b"a", exchange=missing)
+        with pytest.raises(Closed) as error:
+            limited.receive()
+        expect.closed(error.value, 403)
+
+
+def test_a_prefetch_of_0_is_none(wire, queue):
+    wire.call(spec.Basic.Qos(prefetch_count=1), 1)
+    wire.call(spec.Basic.Qos(prefetch_count=0), 1)
+    wire.call(spec.Basic.Consume(queue=queue), 1)
+    publish(wire, queue, *[b"%d" % number for number in range(100)])
+    assert len(deliveries(wire, 100)) == 100
+
+
+def test_consume_ok_is_first_and_cancel_ok_is_last(wire, queue):
+    publish(wire, queue, *[b"x"] * 100)
+    expect.eventually(lambda: count(wire, queue) == 100)
+    assert isinstance(wire.call(spec.Basic.Consume(queue=queue, consumer_tag="mine", no_ack=True), 1), spec.Basic.ConsumeOk)
+    wire.send(spec.Basic.Cancel(consumer_tag="mine"), 1)
+    received = 0
+    while isinstance(wire.receive(), spec.Basic.Deliver):
+        receive_content(wire)
+        received += 1
+    assert count(wire, queue) == 100 - received
+
+
+def test_an_empty_queue_and_key_bind_the_last_queue_by_its_name(wire, name):
+    fresh = name()
+    wire.call(spec.Queue.Declare(queue=fresh), 1)
+    wire.call(spec.Queue.Bind(exchange="amq.direct"), 1)
+    publish(wire, fresh, b"a", exchange="amq.direct")
+    expect.eventually(lambda: count(wire, fresh) == 1)
+
+
+def test_confirms_count_from_the_select_on_each_channel(wire, queue):
+    wire.open_channel(2)
+    for channel in (1, 2):
+        wire.call(spec.Confirm.Select(), channel)
+    publish(wire, queue, b"a")
+    assert wire.receive().delivery_tag == 1
+    wire.send(spec.Basic.Publish(routing_key=queue), 2)
+    wire.send_bytes(frame.Header(2, 0, BasicProperties()).marshal())
+    assert wire.receive().delivery_tag == 1
