@@ -98,6 +98,8 @@ def test_nowait(wire, name):
         spec.Queue.Delete(queue=queue, nowait=True),
         spec.Exchange.Delete(exchange=exchange, nowait=True),
         spec.Exchange.Delete(exchange=other, nowait=True),
+        spec.Queue.Delete(queue=name(), nowait=True),
+        spec.Exchange.Delete(exchange=name(), nowait=True),
     ]:
         wire.send(method, 1)
     assert isinstance(wire.call(spec.Basic.Qos(), 1), spec.Basic.QosOk)
@@ -781,3 +783,108 @@ def test_confirms_count_from_the_select_on_each_channel(wire, queue):
     wire.send(spec.Basic.Publish(routing_key=queue), 2)
     wire.send_bytes(frame.Header(2, 0, BasicProperties()).marshal())
     assert wire.receive().delivery_tag == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "is_valid"),
+    [("0", True), ("315360000000", True), ("315360000001", False), ("", False), ("5 ", False), ("0x5", False)],
+)
+def test_how_long_a_message_may_wait(wire, value, is_valid):
+    wire.call(spec.Confirm.Select(), 1)
+    publish(wire, "nobody", b"a", properties=BasicProperties(expiration=value))
+    if is_valid:
+        assert wire.receive().delivery_tag == 1
+    else:
+        with pytest.raises(Closed) as error:
+            wire.receive()
+        expect.closed(error.value, 406, "expiration")
+
+
+def test_a_quorum_queue_takes_reject_publish_dlx_for_drop_head(wire, name):
+    fresh = name()
+    arguments = QUORUM | {"x-max-length": 1, "x-overflow": "reject-publish-dlx"}
+    wire.call(spec.Queue.Declare(queue=fresh, durable=True, arguments=arguments), 1)
+    wire.call(spec.Confirm.Select(), 1)
+    for number in range(3):
+        publish(wire, fresh, b"%d" % number)
+        assert isinstance(wire.receive(), spec.Basic.Ack)
+    expect.eventually(lambda: count(wire, fresh) == 1)
+    assert get(wire, fresh)[2] == b"2"
+
+
+def test_403_an_exclusive_consumer_of_a_queue_with_one_active_consumer(refused, name):
+    fresh = name()
+    declare = spec.Queue.Declare(queue=fresh, arguments={"x-single-active-consumer": True})
+    refused(403, "in exclusive use", declare, spec.Basic.Consume(queue=fresh, exclusive=True))
+
+
+def test_406_a_priority_that_is_no_number(refused, queue):
+    refused(406, "x-priority", spec.Basic.Consume(queue=queue, arguments={"x-priority": "high"}))
+
+
+def test_a_passive_declare_looks_at_nothing_but_the_name(wire, queue, name):
+    passive = spec.Exchange.Declare(exchange="amq.direct", type="fanout", passive=True)
+    assert isinstance(wire.call(passive, 1), spec.Exchange.DeclareOk)
+    passive = spec.Queue.Declare(queue=queue, passive=True, durable=True, arguments={"x-max-length": -1})
+    assert wire.call(passive, 1).queue == queue
+
+
+def test_403_the_default_exchange_is_bound_to_nothing(refused):
+    refused(403, "ACCESS_REFUSED", spec.Exchange.Bind(destination="", source="amq.fanout"))
+    refused(403, "ACCESS_REFUSED", spec.Exchange.Unbind(destination="amq.fanout", source=""))
+
+
+def test_bindings_with_other_arguments_are_others(wire, queue):
+    for arguments in ({}, {"a": 1}, {"a": 2}):
+        wire.call(spec.Queue.Bind(queue=queue, exchange="amq.direct", routing_key=queue, arguments=arguments), 1)
+    for arguments in ({}, {"a": 2}):
+        wire.call(spec.Queue.Unbind(queue=queue, exchange="amq.direct", routing_key=queue, arguments=arguments), 1)
+    publish(wire, queue, b"a", exchange="amq.direct")
+    expect.eventually(lambda: count(wire, queue) == 1)
+
+
+def test_a_channel_can_be_closed_and_opened_again_and_again(wire):
+    for _ in range(100):
+        assert isinstance(wire.call(spec.Channel.Close(200, "", 0, 0), 1), spec.Channel.CloseOk)
+        wire.open_channel(1)
+
+
+def test_a_get_beside_an_exclusive_consumer(wire, queue, url):
+    wire.call(spec.Basic.Consume(queue=queue, exclusive=True), 1)
+    with Wire(url) as other:
+        other.open()
+        other.open_channel()
+        assert get(other, queue) is None
+
+
+def test_a_rollback_forgets_publishes_and_acks(wire, queue):
+    wire.call(spec.Tx.Select(), 1)
+    publish(wire, queue, b"a")
+    wire.call(spec.Tx.Commit(), 1)
+    got = get(wire, queue, no_ack=False)
+    wire.send(spec.Basic.Ack(delivery_tag=got[0].delivery_tag), 1)
+    publish(wire, queue, b"b")
+    wire.call(spec.Tx.Rollback(), 1)
+    assert count(wire, queue) == 0
+    wire.call(spec.Basic.Recover(requeue=True), 1)
+    expect.eventually(lambda: count(wire, queue) == 1)
+    assert get(wire, queue)[2] == b"a"
+
+
+def test_a_tx_commit_tells_of_what_cannot_be_routed(wire):
+    wire.call(spec.Tx.Select(), 1)
+    publish(wire, "nobody", b"a", mandatory=True)
+    wire.send(spec.Tx.Commit(), 1)
+    assert wire.receive().reply_code == 312
+    receive_content(wire)
+    assert isinstance(wire.receive(), spec.Tx.CommitOk)
+
+
+def test_what_a_consumer_held_without_acks_is_gone(wire, queue, url):
+    publish(wire, queue, b"a")
+    with Wire(url) as other:
+        other.open()
+        other.open_channel()
+        other.call(spec.Basic.Consume(queue=queue, no_ack=True), 1)
+        assert deliveries(other, 1)[0][2] == b"a"
+    assert count(wire, queue) == 0

@@ -15,6 +15,7 @@ struct Rule {
     kinds: &'static [QueueKind],
     /// Whether operators may limit it.
     operator: bool,
+    /// Whether it changes anything here.
     has_effect: bool,
 }
 

@@ -82,8 +82,9 @@ impl Shard {
         self.expect_timeout(subscription.timeout_ms);
         let queue = self.open_queue(id)?;
         queue.used(now);
-        let taken =
-            queue.consumers.has_exclusive() || (subscription.exclusive && !queue.consumers.is_empty());
+        // Where one consumer at a time gets everything, none may keep the others out.
+        let is_shared = queue.options.settings.single_active_consumer || !queue.consumers.is_empty();
+        let taken = queue.consumers.has_exclusive() || (subscription.exclusive && is_shared);
         if taken {
             return Err(Error::new(Kind::Refused, format!("{} in exclusive use", queue.options.label)));
         }
