@@ -3,6 +3,7 @@
 use amqp::table::Table;
 
 use crate::error::{Error, precondition};
+use crate::topology::Queue;
 
 pub(crate) const PRIORITY: &str = "x-priority";
 const TIMEOUT: &str = "x-consumer-timeout";
@@ -18,13 +19,18 @@ pub const ARGUMENTS: [&str; 6] =
 /// How early a consumer is served: 0 unless it says so.
 ///
 /// # Errors
-/// When it is no 32-bit integer.
-pub fn priority(arguments: Table<'_>) -> Result<i32, Error> {
+/// When it is no integer.
+pub fn priority(arguments: Table<'_>, queue: &Queue) -> Result<i32, Error> {
     let Some(value) = arguments.get(PRIORITY) else {
         return Ok(0);
     };
-    let priority = value.as_int().and_then(|priority| i32::try_from(priority).ok());
-    priority.ok_or_else(|| precondition(format!("invalid arg '{PRIORITY}': a 32-bit integer was expected")))
+    let Some(priority) = value.as_int() else {
+        let (queue, found) = (queue.label(), value.type_name());
+        let text = format!("invalid arg '{PRIORITY}' for {queue}: \"expected integer, got {found}\"");
+        return Err(precondition(text));
+    };
+    let extreme = if priority < 0 { i32::MIN } else { i32::MAX };
+    Ok(i32::try_from(priority).unwrap_or(extreme))
 }
 
 /// How long a consumer may hold a message, in milliseconds, if it says so.

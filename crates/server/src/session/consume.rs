@@ -47,7 +47,7 @@ impl Session {
             return self.read_stream(number, consume, &tag, &queue);
         }
         let arguments = consume.arguments;
-        let priority = consuming::priority(arguments).map_err(|error| refused(&error))?;
+        let priority = consuming::priority(arguments, &queue).map_err(|error| refused(&error))?;
         let own_timeout = consuming::timeout_ms(arguments).map_err(|error| refused(&error))?;
         let own_timeout = own_timeout.or(self.topology.settings(&queue).consumer_timeout_ms);
         let timeout_ms = own_timeout.or(self.identity.consumer_timeout_ms);
