@@ -7,11 +7,12 @@ MAKEFLAGS += --no-print-directory
 # More arguments for what is run: make run ARGS="--amqp 0.0.0.0:5672"
 ARGS ?=
 # How long `make torture` goes on: rounds of kill -9, seeds of simulated power loss, flipped bits of each class of files,
-# crashes in each call of the disk.
+# crashes in each call of the disk, cases of queues held against their models.
 KILL_ROUNDS ?= 200
 POWER_LOSS_SEEDS ?= 20000
 FLIPPED_BITS ?= 2000
 CRASHES ?= 20
+CASES ?= 50000
 # Seconds for each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
 
@@ -85,10 +86,10 @@ fuzz: ## Fuzz every target for FUZZ_SECONDS each (needs cargo-fuzz and a nightly
 	done
 
 .PHONY: torture
-torture: ## The long form of the durability tests (KILL_ROUNDS, POWER_LOSS_SEEDS, FLIPPED_BITS, CRASHES)
+torture: ## The long form of durability and model tests (KILL_ROUNDS, POWER_LOSS_SEEDS, FLIPPED_BITS, CRASHES, CASES)
 	@tools/setup nextest
 	@LEVERET_KILL_ROUNDS=$(KILL_ROUNDS) LEVERET_POWER_LOSS_SEEDS=$(POWER_LOSS_SEEDS) \
-		LEVERET_FLIPPED_BITS=$(FLIPPED_BITS) LEVERET_CRASHES=$(CRASHES) \
+		LEVERET_FLIPPED_BITS=$(FLIPPED_BITS) LEVERET_CRASHES=$(CRASHES) LEVERET_CASES=$(CASES) \
 		$(CARGO) nextest run $(LOCKED) --release --workspace --profile torture
 
 .PHONY: clean

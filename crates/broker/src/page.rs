@@ -148,6 +148,20 @@ pub struct Limits {
     pub busy: u64,
     /// A queue with more than this that waits for its spill holds publishers back.
     pub hold: u64,
+    /// When all queues of a shard have more than this in memory, each that has no consumers spills all
+    /// it has when that is more than its share of this.
+    pub idle: u64,
+    /// The least that is a share: every queue has a file for what is more.
+    pub share: u64,
+}
+
+impl Limits {
+    /// For a queue that shares what may be idle with others: so many with itself.
+    #[must_use]
+    pub fn shared_by(self, queues: usize) -> Limits {
+        let queue = (self.idle / (queues as u64).max(1)).max(self.share).min(self.queue);
+        Limits { queue, keep: 0, tail: self.tail.min(queue), ..self }
+    }
 }
 
 impl Default for Limits {
@@ -161,6 +175,8 @@ impl Default for Limits {
             in_flight: 8 << 20,
             busy: 128 << 20,
             hold: 8 << 20,
+            idle: 32 << 20,
+            share: 8 << 10,
         }
     }
 }

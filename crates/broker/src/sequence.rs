@@ -92,6 +92,11 @@ impl<T: Stretch> Sequence<T> {
         Some((first, value))
     }
 
+    /// Gives back the room that was made for more.
+    pub fn shrink_to_fit(&mut self) {
+        self.slots.shrink_to_fit();
+    }
+
     /// How many stretches there are.
     pub fn stretches(&self) -> usize {
         self.stretches

@@ -31,6 +31,8 @@ const LIMITS: Limits = Limits {
     in_flight: 1,
     hold: 100 * WEIGHT,
     busy: 0,
+    idle: u64::MAX,
+    share: 0,
 };
 
 struct Count(u64);
@@ -158,6 +160,33 @@ fn what_consumers_are_about_to_take_is_not_spilled_while_there_is_room() {
     story.publish(ONE, 13..16);
     let spilled = |order: &Order| matches!(order, Order::Spill { queue, .. } if *queue == ONE);
     assert!(story.orders().iter().any(spilled), "now there is not");
+}
+
+#[test]
+fn many_small_queues_that_nobody_reads_share_the_memory() {
+    const QUEUES: u64 = 50;
+    let mut story = Story::new();
+    // Each may keep 30 messages, and all of them 200.
+    let (idle, share) = (200 * WEIGHT, 2 * WEIGHT);
+    let limits =
+        Limits { queue: 30 * WEIGHT, keep: 8 * WEIGHT, in_flight: 40 * WEIGHT, idle, share, ..LIMITS };
+    story.shard.limit_paging(limits);
+    let queues = (10..10 + QUEUES).map(QueueId);
+    for id in queues.clone() {
+        let label = format!("queue {id:?}");
+        let settings = Settings::default();
+        story.shard.open(id, Options { label, durable: true, auto_delete: false, settings });
+        // Who is published to first gets nothing later.
+        story.publish(id, 0..10);
+        while let orders = story.orders()
+            && !orders.is_empty()
+        {
+            orders.iter().for_each(|order| story.answer(written(order).0));
+        }
+    }
+    assert_eq!(story.shard.ready(), 10 * QUEUES);
+    let kept = story.shard.message_bytes();
+    assert!(kept <= idle + idle / 4, "{} messages are in memory", kept / WEIGHT);
 }
 
 #[test]

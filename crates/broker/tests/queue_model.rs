@@ -24,8 +24,18 @@ const QUEUE: QueueId = QueueId(7);
 const CLIENT: ConnectionId = ConnectionId(1);
 
 /// Room for a few messages.
-const LIMITS: Limits =
-    Limits { queue: 400, keep: 150, tail: 150, spill: 300, front: 150, in_flight: 600, hold: 9000, busy: 0 };
+const LIMITS: Limits = Limits {
+    queue: 400,
+    keep: 150,
+    tail: 150,
+    spill: 300,
+    front: 150,
+    in_flight: 600,
+    hold: 9000,
+    busy: 0,
+    idle: 900,
+    share: 100,
+};
 
 #[derive(Clone, Debug)]
 struct New {

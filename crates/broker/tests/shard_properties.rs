@@ -40,8 +40,18 @@ enum Step {
 }
 
 /// Room for about six messages of a queue.
-const LIMITS: Limits =
-    Limits { queue: 330, keep: 110, tail: 110, spill: 220, front: 110, in_flight: 440, hold: 900, busy: 0 };
+const LIMITS: Limits = Limits {
+    queue: 330,
+    keep: 110,
+    tail: 110,
+    spill: 220,
+    front: 110,
+    in_flight: 440,
+    hold: 900,
+    busy: 0,
+    idle: 500,
+    share: 110,
+};
 
 /// What a queue may hold in memory when the disk has caught up, bytes: its limit, and a run at each end.
 const MEMORY_MAX: u64 = LIMITS.queue + LIMITS.tail + 2 * 9 * 55;

@@ -7,7 +7,8 @@ use broker::definitions::{Exported, export};
 use broker::meta::Meta;
 use store::{Damage, RealDisk};
 
-use crate::{Failure, meta};
+use crate::Failure;
+use crate::topology_log::Replay;
 
 /// How often a journal that is being written to is read again, and how long after.
 const LOOKS_MAX: usize = 100;
@@ -26,16 +27,16 @@ pub fn definitions(data_dir: &Path) -> Result<Exported, Failure> {
     let mut exported = export(meta.topology());
     exported.lost.extend(damaged.iter().map(|damage| {
         let Damage { file, offset, from, to, why } = damage;
-        format!("{from} up to {to} of the meta journal, {file}, byte {offset}: {why}")
+        format!("perhaps what is at {from} up to {to} of the meta journal, {file}, byte {offset}: {why}")
     }));
     Ok(exported)
 }
 
 /// Reads the meta journal once.
 fn look(directory: &Path) -> store::Result<(Meta, Vec<Damage>)> {
-    let mut meta = Meta::new();
-    let report = store::read(&RealDisk, directory, 0, &mut |record| meta::replay(&mut meta, &record))?;
-    Ok((meta.recovered(), report.damaged))
+    let mut replay = Replay::default();
+    let report = store::read(&RealDisk, directory, 0, &mut |record| replay.visit(&record))?;
+    Ok((replay.finish().recovered(), report.damaged))
 }
 
 /// What a broker is writing, or removing, right now looks damaged or cannot be read, and otherwise a moment later. What two

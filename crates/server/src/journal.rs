@@ -206,7 +206,7 @@ impl<D: Disk, R: Fn(Progress)> Writer<D, R> {
 
     /// Tries again what a full disk has refused.
     fn write_waiting(&mut self) -> store::Result<()> {
-        self.full = Some(Instant::now() + FULL_DELAY);
+        self.full = self.full.map(|_| Instant::now() + FULL_DELAY);
         let mut waiting = self.waiting.len();
         while let Some(order) = self.waiting.pop_front() {
             self.carry_out(order)?;

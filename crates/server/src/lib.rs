@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod offline;
 pub mod pager;
 pub mod recovery;
+pub mod topology_log;
 
 mod alarm;
 mod auth;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use broker::error::Error;
 use broker::id::{ConnectionId, QueueId};
-use broker::meta::{Change, Effect, KIND, Meta, Record, Reply};
+use broker::meta::{Change, Effect, Meta, Record, Reply};
 use broker::queue::Options;
 use broker::shard::{Notice, Served};
 use broker::stream;
@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::journal::{Journal, Progress};
 use crate::recovery::{self, JournalOptions};
+use crate::topology_log::{self, Replay};
 use crate::{Failure, Fatal, shard};
 use unheeded::Unheeded;
 
@@ -86,21 +87,9 @@ fn served(topology: &Topology, queue: &Queue) -> Served {
 
 /// Reads the meta journal.
 pub(crate) fn recover(directory: &Path, journal: JournalOptions) -> Result<Recovered, Failure> {
-    let mut meta = Meta::new();
-    let (files, report) =
-        recovery::open(directory, "meta", journal, &mut |record| replay(&mut meta, &record))?;
-    Ok(Recovered { meta: meta.recovered(), files, next: report.next, bytes: report.bytes })
-}
-
-/// Applies a record of the meta journal.
-pub(crate) fn replay(meta: &mut Meta, record: &store::Record<'_>) -> store::Result<()> {
-    let decoded = Record::decode(record.kind, record.version, record.payload);
-    let decoded = decoded.map_err(|error| {
-        let text = format!("the record at {:?} of the meta journal: {error}", record.lsn);
-        store::Error::new(store::Kind::Unsupported, text)
-    })?;
-    meta.apply(&decoded);
-    Ok(())
+    let mut replay = Replay::default();
+    let (files, report) = recovery::open(directory, "meta", journal, &mut |record| replay.visit(&record))?;
+    Ok(Recovered { meta: replay.finish().recovered(), files, next: report.next, bytes: report.bytes })
 }
 
 impl Recovered {
@@ -230,7 +219,7 @@ impl Task {
         for record in &decision.records {
             self.unheeded.look(record);
             if record.is_durable() {
-                self.tail.append(KIND, &[&record.encode()]);
+                topology_log::append(&mut self.tail, record);
             }
             effects.extend(self.meta.apply(record));
         }
@@ -289,15 +278,15 @@ impl Task {
 
     /// Writes the whole state anew when what is in the journal is much more than that.
     fn compact(&mut self, journal_bytes: u64) {
-        let records: Vec<_> = self.meta.snapshot_records().map(|record| record.encode()).collect();
-        let state_bytes: usize =
-            records.iter().map(|payload| payload.len() + store::RECORD_HEADER_SIZE).sum();
+        let records: Vec<_> = self.meta.snapshot_records().collect();
+        let size = |record: &Record| record.encode().len() + store::RECORD_HEADER_SIZE;
+        let state_bytes = 2 * records.iter().map(size).sum::<usize>();
         if journal_bytes < 1 << 20 || journal_bytes < 4 * state_bytes as u64 {
             return;
         }
         let before = self.tail.next_lsn();
-        for payload in records {
-            self.tail.append(KIND, &[&payload]);
+        for record in &records {
+            topology_log::append(&mut self.tail, record);
         }
         self.forget = Some((self.tail.next_lsn(), before));
         self.write();

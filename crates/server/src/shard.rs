@@ -241,10 +241,9 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         let mut round = Vec::with_capacity(ROUND_MAX);
-        loop {
-            if !self.select(&mut round).await {
-                break;
-            }
+        // What recovery has left to do needs nobody who asks for it.
+        self.apply(&mut round);
+        while self.select(&mut round).await {
             self.apply(&mut round);
         }
         self.pager.finish();

@@ -1,5 +1,7 @@
 //! Finding the records in the bytes of one file, damaged or torn.
 
+use memchr::memmem;
+
 use crate::error::Result;
 use crate::format::{Lsn, MARK_SIZE, RECORD_HEADER_SIZE, RECORD_VERSION, Record, plausible_size, record_at};
 
@@ -79,8 +81,9 @@ fn marks_after(bytes: &[u8], at: usize, base: Lsn) -> impl Iterator<Item = (usiz
     // length 8, kind 0, the version, reserved 0
     const SIGN: [u8; 8] = [8, 0, 0, 0, 0, RECORD_VERSION, 0, 0];
     let first = at + 1;
-    let signs = bytes.get(first + 4..).unwrap_or_default().windows(SIGN.len()).enumerate();
-    signs.filter(|(_, window)| *window == SIGN).filter_map(move |(index, _)| {
+    // A sign does not overlap with another.
+    let signs = memmem::find_iter(bytes.get(first + 4..).unwrap_or_default(), &SIGN);
+    signs.filter_map(move |index| {
         let record = record_at(bytes, first + index, base)?;
         let synced = record.mark()?;
         (synced <= record.lsn).then_some((first + index, synced))

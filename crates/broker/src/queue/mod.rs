@@ -335,9 +335,16 @@ impl Queue {
         count
     }
 
-    /// Recovery: joins what was read, so that it takes less memory; see [`Runs::join_last`].
+    /// Recovery: joins what was read, so that it takes less memory; see [`Runs::join_many`].
     pub(crate) fn join_recovered(&mut self) -> Option<(Vec<(u64, Run)>, Run)> {
-        self.front.join_last()
+        self.front.join_many()
+    }
+
+    /// Recovery is over, and nothing more is read: joins the rest.
+    pub(crate) fn join_rest(&mut self) -> Option<(Vec<(u64, Run)>, Run)> {
+        let joined = self.front.join_last();
+        self.front.shrink();
+        joined
     }
 
     /// Recovery: settled messages are gone.

@@ -46,10 +46,12 @@ impl Runs {
 
     /// Joins the last runs, where they are many and small: what was read from the log, record by record. What they were,
     /// and what they are now.
+    pub(crate) fn join_many(&mut self) -> Option<(Vec<(u64, Run)>, Run)> {
+        if self.runs.stretches().is_multiple_of(JOIN_EVERY) { self.join_last() } else { None }
+    }
+
+    /// The same, however many they are.
     pub(crate) fn join_last(&mut self) -> Option<(Vec<(u64, Run)>, Run)> {
-        if !self.runs.stretches().is_multiple_of(JOIN_EVERY) {
-            return None;
-        }
         let mut last: Vec<(u64, Run)> = Vec::new();
         let mut size = 0;
         while let Some((first, run)) = self.runs.pop_last_if(|first, run| {
@@ -89,6 +91,11 @@ impl Runs {
                 take(first, run);
             },
         );
+    }
+
+    /// No more are coming as fast as before.
+    pub(crate) fn shrink(&mut self) {
+        self.runs.shrink_to_fit();
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Run)> {

@@ -339,9 +339,10 @@ impl Shard {
     /// Ends a round: makes deliveries, and logs what the round settled.
     pub fn finish_round(&mut self, log: &mut impl Log) {
         self.congested = false;
+        self.make_room();
         let mut at = 0;
         // Serving one who waited may touch queues again.
-        while let Some(id) = self.touched.get(at).copied() {
+        while let Some(id) = self.touched.get(at).copied().or_else(|| self.touch_next_wanting()) {
             at += 1;
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.touched = false;

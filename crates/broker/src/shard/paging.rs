@@ -1,6 +1,7 @@
 //! What moves between memory and the segments of a disk, and who waits for it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use super::{Effect, Shard};
 use crate::id::{ConnectionId, QueueId};
@@ -19,6 +20,10 @@ pub(super) struct Paging {
     abandoned: BTreeMap<u64, u64>,
     /// Queues that would spill if fewer bytes were.
     wanting: BTreeSet<QueueId>,
+    /// The last of them that had its turn.
+    turn: Option<QueueId>,
+    /// What was in memory when all queues were last looked at, if since then it has not been less.
+    looked_at: u64,
     /// Queues that hold publishers back.
     pub(super) holding: BTreeSet<QueueId>,
     /// The disk took no spill: nothing is spilled until there may be room again.
@@ -91,9 +96,7 @@ impl Shard {
             }
             Answer::TryAgain => {
                 self.paging.refused = false;
-                let Shard { queues, touched, paging, .. } = self;
-                let full = queues.iter_mut().filter(|(_, queue)| queue.needs_paging(&paging.limits));
-                full.for_each(|(id, queue)| queue.touch(touched, *id));
+                self.look_at_all();
             }
             Answer::Read { queue, token, runs, next } => self.paged_in(queue, token, runs, next),
         }
@@ -102,10 +105,12 @@ impl Shard {
     fn spilled(&mut self, id: QueueId, token: u64, extent: Extent, log: &mut impl Log) {
         let Shard { queues, usage, paging, .. } = self;
         paging.forget_abandoned(token);
+        let all = queues.len();
         match queues.get_mut(&id) {
             None => paging.orders.push_back(Order::Remove { queue: id, segment: extent.segment }),
             Some(queue) => {
-                let (bytes, spans) = queue.spilled(token, extent, &paging.limits, |run| usage.remove(run));
+                let limits = paging.limits_of(queue, usage.memory, all);
+                let (bytes, spans) = queue.spilled(token, extent, &limits, |run| usage.remove(run));
                 paging.in_flight -= bytes;
                 // A log that never says anything could not be told from one that was lost with all it said.
                 if !spans.is_empty() || self.last_append.is_none() {
@@ -116,7 +121,6 @@ impl Shard {
                 self.touch(id);
             }
         }
-        std::mem::take(&mut self.paging.wanting).into_iter().for_each(|id| self.touch(id));
     }
 
     fn paged_in(&mut self, id: QueueId, token: u64, runs: Vec<Run>, next: Place) {
@@ -130,11 +134,40 @@ impl Shard {
     /// Moves what is too much of a queue to the disk, and what will soon be wanted back.
     pub(super) fn page(&mut self, id: QueueId) {
         let Shard { queues, paging, usage, now, .. } = self;
+        let all = queues.len();
         let Some(queue) = queues.get_mut(&id) else { return };
-        if queue.needs_paging(&paging.limits) || paging.holding.contains(&id) {
-            let busy = !queue.consumers.is_empty() && usage.memory < paging.limits.busy;
-            paging.spill(id, queue, busy);
+        let limits = paging.limits_of(queue, usage.memory, all);
+        if queue.needs_paging(&limits) || paging.holding.contains(&id) {
+            let busy = !queue.consumers.is_empty() && usage.memory < limits.busy;
+            paging.spill(id, queue, &limits, busy);
             paging.read(id, queue, *now);
+        }
+    }
+
+    /// Looks at all queues when what is in memory is too much and has grown: some may have got nothing for long.
+    pub(super) fn make_room(&mut self) {
+        let Shard { paging: Paging { limits, looked_at, .. }, usage, .. } = self;
+        *looked_at = usage.memory.min(*looked_at);
+        if usage.memory > limits.idle && usage.memory > *looked_at + limits.idle / 4 {
+            *looked_at = usage.memory;
+            self.look_at_all();
+        }
+    }
+
+    /// Has the next queue looked at that would spill, if it can now.
+    pub(super) fn touch_next_wanting(&mut self) -> Option<QueueId> {
+        let id = self.paging.next_wanting()?;
+        self.touch(id);
+        Some(id)
+    }
+
+    fn look_at_all(&mut self) {
+        let Shard { queues, touched, paging, usage, .. } = self;
+        let all = queues.len();
+        for (id, queue) in queues {
+            if queue.needs_paging(&paging.limits_of(queue, usage.memory, all)) {
+                queue.touch(touched, *id);
+            }
         }
     }
 
@@ -200,6 +233,18 @@ impl Shard {
 }
 
 impl Paging {
+    /// Whose turn it is of those that would spill, if there is room for more that are on their way.
+    fn next_wanting(&mut self) -> Option<QueueId> {
+        if self.in_flight >= self.limits.in_flight || self.refused {
+            return None;
+        }
+        let after = (self.turn.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let next = self.wanting.range(after).next().or_else(|| self.wanting.first()).copied()?;
+        self.wanting.remove(&next);
+        self.turn = Some(next);
+        Some(next)
+    }
+
     /// A queue is gone: so are its segments, but for the one of a spill that is on its way.
     pub(super) fn dropped(&mut self, id: QueueId, queue: &Queue) {
         self.abandoned.extend(queue.on_its_way());
@@ -213,14 +258,24 @@ impl Paging {
         self.in_flight -= self.abandoned.remove(&token).unwrap_or(0);
     }
 
+    /// What holds for a queue while so much is in memory of `all` queues.
+    fn limits_of(&self, queue: &Queue, memory: u64, all: usize) -> Limits {
+        if memory <= self.limits.idle || !queue.consumers.is_empty() {
+            return self.limits;
+        }
+        let limits = self.limits.shared_by(all);
+        // What was just read for somebody is not written again at once.
+        if queue.has_backlog() { Limits { queue: self.limits.queue, ..limits } } else { limits }
+    }
+
     /// `busy`: the queue has consumers, and its shard has room.
-    fn spill(&mut self, id: QueueId, queue: &mut Queue, busy: bool) {
+    fn spill(&mut self, id: QueueId, queue: &mut Queue, limits: &Limits, busy: bool) {
         self.wanting.remove(&id);
         if !self.refused && !queue.closing && !busy {
             if self.in_flight >= self.limits.in_flight {
                 self.wanting.insert(id);
             } else {
-                self.start_spill(id, queue);
+                self.start_spill(id, queue, limits);
             }
         }
         let waits = queue.is_spilling() || self.wanting.contains(&id);
@@ -231,8 +286,8 @@ impl Paging {
         }
     }
 
-    fn start_spill(&mut self, id: QueueId, queue: &mut Queue) {
-        let runs = queue.plan_spill(&self.limits);
+    fn start_spill(&mut self, id: QueueId, queue: &mut Queue, limits: &Limits) {
+        let runs = queue.plan_spill(limits);
         if runs.is_empty() {
             return;
         }

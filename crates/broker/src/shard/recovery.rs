@@ -43,10 +43,8 @@ impl Shard {
                     // Another copy of them may have been read before.
                     self.forget(id, Span { first, count: messages.count() });
                     self.place(id, first, Run::new(messages.clone(), stored));
-                    if let Some((runs, joined)) = self.queues.get_mut(&id).and_then(Queue::join_recovered) {
-                        runs.iter().for_each(|(_, run)| self.usage.remove(run));
-                        self.usage.add(&joined);
-                    }
+                    let joined = self.queues.get_mut(&id).and_then(Queue::join_recovered);
+                    self.usage.joined(joined);
                 }
             }
             Record::Settle { queue, spans } => spans.into_iter().for_each(|span| self.forget(queue, span)),
@@ -92,6 +90,7 @@ impl Shard {
         let ids: Vec<QueueId> = self.queues.keys().copied().collect();
         for id in ids {
             if let Some(queue) = self.queues.get_mut(&id) {
+                self.usage.joined(queue.join_rest());
                 queue.flag_redelivered();
                 queue.recovered_times(self.now);
             }

@@ -26,6 +26,14 @@ impl Usage {
         self.log -= log_of(run);
     }
 
+    /// Runs have become one.
+    pub(super) fn joined(&mut self, runs: Option<(Vec<(u64, Run)>, Run)>) {
+        if let Some((before, after)) = runs {
+            before.iter().for_each(|(_, run)| self.remove(run));
+            self.add(&after);
+        }
+    }
+
     /// Bytes of log records that hold these messages.
     pub(super) fn log(&self) -> u64 {
         self.log / PARTS

@@ -27,6 +27,8 @@ const LIMITS: Limits = Limits {
     in_flight: 10_000,
     hold: 50_000,
     busy: 0,
+    idle: u64::MAX,
+    share: 0,
 };
 /// Runs that a read gives.
 const WINDOW: usize = 2;

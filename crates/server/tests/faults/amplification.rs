@@ -29,6 +29,7 @@ fn sizes() -> Sizes {
         in_flight: whole.in_flight / 16,
         hold: whole.hold / 16,
         busy: 0,
+        ..whole
     };
     let files = store::Options { file_size: 2 << 20, zero_ahead_max: 1 << 20, ..store::Options::default() };
     let segments = store::segment::Options { segment_size: 1 << 20, ..store::segment::Options::default() };

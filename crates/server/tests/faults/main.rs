@@ -7,6 +7,7 @@ mod amplification;
 mod crashes;
 mod damage;
 mod node;
+mod topology;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))

@@ -36,6 +36,8 @@ const LIMITS: Limits = Limits {
     in_flight: 4000,
     hold: 1 << 20,
     busy: 0,
+    idle: 3000,
+    share: 500,
 };
 
 /// What is known of the messages of a queue.

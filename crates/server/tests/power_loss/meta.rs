@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use broker::arguments::Arguments;
 use broker::id::QueueId;
-use broker::meta::{Change, DEFAULT_VHOST, DeclareExchange, DeclareQueue, KIND, Meta, Record};
+use broker::meta::{Change, DEFAULT_VHOST, DeclareExchange, DeclareQueue, Meta};
 use broker::topology::{Binding, Destination, ExchangeKind};
+use server::topology_log::{self, Replay};
 use store::sim::{Fault, Random, SimDisk};
-use store::{Error, Files, Kind, Lsn, Tail};
+use store::{Files, Lsn, Tail};
 
 /// What a state comes to: the records that would rebuild it.
 type Snapshot = Vec<Vec<u8>>;
@@ -38,7 +39,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, disk: SimDisk) -> World {
-        let files = open(&disk, &mut Meta::new()).expect("a disk without faults").0;
+        let files = open(&disk).expect("a disk without faults").0;
         World {
             random: Random::new(seed),
             disk,
@@ -95,8 +96,7 @@ impl World {
     }
 
     fn recover(&mut self) -> store::Result<()> {
-        let mut meta = Meta::new();
-        let (files, report) = open(&self.disk, &mut meta)?;
+        let (files, meta, report) = open(&self.disk)?;
         (self.files, self.meta, self.tail) = (files, meta, Tail::new(report.next));
         Ok(())
     }
@@ -140,7 +140,7 @@ impl World {
         // A power cut can leave the first records of a change that nobody was told of.
         for record in &decision.records {
             if record.is_durable() {
-                self.tail.append(KIND, &[&record.encode()]);
+                topology_log::append(&mut self.tail, record);
             }
             self.meta.apply(record);
             self.states.push((self.tail.next_lsn(), snapshot(&self.meta)));
@@ -151,9 +151,8 @@ impl World {
     fn compact(&mut self) {
         self.compactions += 1;
         let before = self.tail.next_lsn();
-        for record in snapshot(&self.meta) {
-            self.tail.append(KIND, &[&record]);
-        }
+        let Self { meta, tail, .. } = self;
+        meta.snapshot_records().for_each(|record| topology_log::append(tail, &record));
         self.forget = Some((self.tail.next_lsn(), before));
     }
 
@@ -205,12 +204,11 @@ impl World {
     }
 }
 
-fn open(disk: &SimDisk, meta: &mut Meta) -> store::Result<(Files<SimDisk>, store::Recovered)> {
+fn open(disk: &SimDisk) -> store::Result<(Files<SimDisk>, Meta, store::Recovered)> {
     let options =
         store::Options { file_size: 512, zero_ahead_min: 256, zero_ahead_max: 1024, ..Default::default() };
-    Files::open(disk.clone(), Path::new("/meta"), options, &mut |record| {
-        let decoded = Record::decode(record.kind, record.version, record.payload);
-        meta.apply(&decoded.map_err(|error| Error::new(Kind::Unsupported, error.to_string()))?);
-        Ok(())
-    })
+    let mut replay = Replay::default();
+    let (files, report) =
+        Files::open(disk.clone(), Path::new("/meta"), options, &mut |record| replay.visit(&record))?;
+    Ok((files, replay.finish(), report))
 }

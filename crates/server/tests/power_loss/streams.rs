@@ -218,6 +218,8 @@ impl World {
                 in_flight: 6 * unit,
                 hold: 12 * unit,
                 busy: 0,
+                idle: 4 * unit,
+                share: unit / 2,
             },
             retention,
             ledger: Recovery::default().finish(Lsn::ZERO, Lsn::ZERO, budget),

@@ -688,7 +688,19 @@ fn options(queue: u64, durable: bool) -> Options {
 fn limits(random: &mut Random) -> Limits {
     let unit = [300, 1000, 4000][random.index(3)];
     let [queue, keep, tail, spill] = [3 * unit, unit, unit, 2 * unit];
-    Limits { queue, keep, tail, spill, front: unit, in_flight: 6 * unit, hold: 12 * unit, busy: 0 }
+    let (idle, share) = ([4 * unit, 100 * unit][random.index(2)], unit / 2);
+    Limits {
+        queue,
+        keep,
+        tail,
+        spill,
+        front: unit,
+        in_flight: 6 * unit,
+        hold: 12 * unit,
+        busy: 0,
+        idle,
+        share,
+    }
 }
 
 fn open_pages(disk: &SimDisk, known: &[(QueueId, Segment)]) -> store::Result<Pages<SimDisk>> {
