@@ -62,6 +62,12 @@ conformance: ## The clients' own test suites (RABBIT=1: against RabbitMQ, too; A
 	@$(CARGO) build $(LOCKED) --release --package leveret-cli
 	@LEVERET_BIN=$(LEVERET) tests/conformance/run $(ARGS)
 
+.PHONY: compat
+compat: ## The tests of docs/compatibility.md (RABBIT=1: against RabbitMQ, too; ARGS="…" names some files)
+	@tools/setup python $(if $(RABBIT),rabbitmq)
+	@$(CARGO) build $(LOCKED) --release --package leveret-cli
+	@LEVERET_BIN=$(LEVERET) .venv/bin/python tests/clients/compat.py $(ARGS)
+
 .PHONY: bench
 bench: ## Measure Leveret beside other brokers (ARGS="…" for bench/run)
 	@bench/run $(ARGS)

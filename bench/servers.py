@@ -78,14 +78,15 @@ def leveret(directory, binary):
 
 
 @contextlib.contextmanager
-def rabbitmq(directory, port=None, configuration=""):
-    """Debian's RabbitMQ, with its defaults but for `configuration`; not by its service script, which wants its own user
-    and paths.
+def rabbitmq(directory, port=None, configuration="", plugins=()):
+    """Debian's RabbitMQ, with its defaults but for `configuration` and `plugins`; not by its service script, which wants its
+    own user and paths.
     """
     home = directory / "rabbitmq"
     port, names_port = port or free_port(), free_port()
-    written = directory / "rabbitmq.conf"
+    written, enabled = directory / "rabbitmq.conf", directory / "plugins"
     written.write_text(configuration)
+    enabled.write_text(f"[{','.join(plugins)}].")
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": str(home),
@@ -101,7 +102,7 @@ def rabbitmq(directory, port=None, configuration=""):
         "RABBITMQ_LOG_BASE": str(home / "log"),
         "RABBITMQ_CONF_ENV_FILE": "/dev/null",
         "RABBITMQ_CONFIG_FILE": str(written),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(enabled),
     }
     server = Server([RABBITMQ], home, environment)
     try:

@@ -12,6 +12,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 import broker
 import expect
+from wire import Wire
 
 
 @pytest.fixture(scope="session")
@@ -138,3 +139,12 @@ def until(connection, holds, seconds=expect.SECONDS):
 def queue(channel, name):
     """A plain queue of this test."""
     return channel.queue_declare(name()).method.queue
+
+
+@pytest.fixture
+def wire(url):
+    """A bare socket with an open channel, number 1."""
+    with Wire(url) as one:
+        one.open()
+        one.open_channel()
+        yield one

@@ -26,7 +26,7 @@ def test_higher_priorities_first(channel, name):
     channel.queue_declare(queue, arguments={"x-max-priority": 5})
     for body, priority in [("a0", 0), ("b3", 3), ("c", None), ("d5", 5), ("e9", 9), ("f3", 3)]:
         publish(channel, queue, body, priority=priority)
-    assert channel.queue_declare(queue, passive=True).method.message_count == 6
+    expect.eventually(lambda: channel.queue_declare(queue, passive=True).method.message_count == 6)
     assert get_all(channel, queue) == ["d5", "e9", "b3", "f3", "a0", "c"]
 
 

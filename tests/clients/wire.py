@@ -4,7 +4,7 @@ import socket
 import struct
 from urllib.parse import unquote, urlsplit
 
-from pika import frame, spec
+from pika import BasicProperties, frame, spec
 
 HEADER = b"AMQP\x00\x00\x09\x01"
 CAPABILITIES = {"authentication_failure_close": True, "consumer_cancel_notify": True, "connection.blocked": True}
@@ -84,9 +84,9 @@ class Wire:
         self.send(spec.Connection.StartOk(properties, mechanism, response, "en_US"))
         return start
 
-    def tune(self, channel_max=None, frame_max=None, heartbeat=0):
+    def tune(self, channel_max=None, frame_max=None, heartbeat=0, capabilities=None):
         """Up to tune-ok."""
-        self.start()
+        self.start(capabilities=capabilities)
         offer = self.receive()
         channel_max = offer.channel_max if channel_max is None else channel_max
         frame_max = offer.frame_max if frame_max is None else frame_max
@@ -102,3 +102,37 @@ class Wire:
     def open_channel(self, channel=1):
         self.call(spec.Channel.Open(), channel)
         return channel
+
+
+def publish(wire, routing_key, *bodies, exchange="", properties=None, **bits):
+    for body in bodies:
+        wire.send(spec.Basic.Publish(exchange=exchange, routing_key=routing_key, **bits), 1)
+        header = frame.Header(1, len(body), properties or BasicProperties())
+        wire.send_bytes(header.marshal() + (frame.Body(1, body).marshal() if body else b""))
+
+
+def receive_content(wire):
+    """Header and body of the method that was just received."""
+    header, body = wire.receive_frame(), b""
+    while len(body) < header.body_size:
+        body += wire.receive_frame().fragment
+    return header.properties, body
+
+
+def count(wire, queue):
+    return wire.call(spec.Queue.Declare(queue=queue, passive=True), 1).message_count
+
+
+def get(wire, queue, no_ack=True):
+    """The next message: method, properties, body; None if there is none."""
+    method = wire.call(spec.Basic.Get(queue=queue, no_ack=no_ack), 1)
+    return None if isinstance(method, spec.Basic.GetEmpty) else (method, *receive_content(wire))
+
+
+def deliveries(wire, number):
+    """So many deliveries: tag, consumer, body; in order."""
+    found = []
+    for _ in range(number):
+        method = wire.receive()
+        found.append((method.delivery_tag, method.consumer_tag, receive_content(wire)[1]))
+    return found

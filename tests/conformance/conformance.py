@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree
 
 import packages
 from suites import SUITES
@@ -19,6 +18,7 @@ from suites import SUITES
 sys.path[:0] = [str(packages.ROOT / "tests" / "clients"), str(packages.ROOT / "bench")]
 import broker  # noqa: E402
 import servers  # noqa: E402
+from outcomes import FAILED, PASSED, SKIPPED, count, from_junit, summary  # noqa: E402
 
 ADDRESS = "127.0.0.1:5672"
 DEFINITIONS = packages.HERE / "definitions.json"
@@ -29,7 +29,6 @@ SUITE_SECONDS = 1800
 AT_ONCE = 2
 OUTCOME = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. (?:.*\b)?(ok|FAILED|ignored)", re.MULTILINE)
 RUNNING = re.compile(r"^ *Running (?:unittests )?(\S+) \(", re.MULTILINE)
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 
 def main():
@@ -98,18 +97,6 @@ def outcomes(suite, against, junit):
     return found
 
 
-def from_junit(path):
-    if not path.exists():
-        return {}
-    found = {}
-    for case in xml.etree.ElementTree.parse(path).iter("testcase"):
-        name = f"{case.get('classname')}::{case.get('name')}"
-        tags = {child.tag for child in case}
-        failed = tags & {"failure", "error"} or found.get(name) == FAILED
-        found[name] = FAILED if failed else SKIPPED if "skipped" in tags else PASSED
-    return found
-
-
 def from_libtest(text):
     """`cargo test` names a file, then runs its tests: a test's name is unique only together with it."""
     found, words = {}, {"ok": PASSED, "FAILED": FAILED, "ignored": SKIPPED}
@@ -117,14 +104,6 @@ def from_libtest(text):
     for file, lines in zip(files[::2], files[1::2]):
         found |= {f"{file}::{name}": words[outcome] for name, outcome in OUTCOME.findall(lines)}
     return found
-
-
-def count(found, outcome):
-    return sum(one == outcome for one in found.values())
-
-
-def summary(found):
-    return ", ".join(f"{count(found, outcome)} {outcome}" for outcome in (PASSED, FAILED, SKIPPED))
 
 
 def report(suites, brokers, results):

@@ -49,7 +49,8 @@ SUITES = [
             "test_trace_log_arguments": "records of level INFO that nothing asks for",
         },
     ),
-    Suite("lapin", ("--tests",), crate="4.12.3", tests=34),
+    # Its examples are run as tests as far as they end.
+    Suite("lapin", ("--tests", "--examples", "--features", "smol"), crate="4.12.3", tests=38),
     Suite(
         "amqprs",
         ("--tests",),

@@ -26,6 +26,9 @@ macro_rules! methods {
         }
 
         impl<'a> Method<'a> {
+            /// The names of all methods, in the order of the specification.
+            pub const NAMES: &'static [&'static str] = &[$($($name,)*)*];
+
             /// Decodes a method frame's payload: class id, method id, fields.
             ///
             /// # Errors

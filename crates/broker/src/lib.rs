@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod arguments;
+pub mod consuming;
 pub mod dead_letter;
 pub mod definitions;
 pub mod error;

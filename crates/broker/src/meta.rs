@@ -28,6 +28,7 @@ use crate::topology::Topology;
 
 pub use apply::Effect;
 pub(crate) use arguments::DURATION_MS_MAX;
+pub use arguments::{queue_argument_has_effect, queue_arguments};
 pub use change::{Change, Decision, DeclareExchange, DeclareQueue, Reply};
 pub use decide::refuse_default_exchange;
 pub use record::{KIND, Record, VERSION};

@@ -15,6 +15,8 @@ use crate::error::{Error, precondition};
 use crate::pattern::Pattern;
 use crate::topology::QueueKind;
 
+pub use rules::{has_effect, keys};
+
 /// A policy, as stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {

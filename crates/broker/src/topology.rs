@@ -34,7 +34,7 @@ pub use deduplication::{Deduplication, Duplicates, Identity};
 pub(crate) use delay::queue_name as delay_queue_name;
 pub use delay::{DELIVER_AT, called_off, due_ms};
 pub(crate) use exchange::delayed_kind;
-pub use exchange::{ALTERNATE_EXCHANGE, Exchange, ExchangeKind};
+pub use exchange::{ALTERNATE_EXCHANGE, EXCHANGE_ARGUMENTS, Exchange, ExchangeKind};
 pub use metadata::Metadata;
 pub use queue::Queue;
 pub use route::Envelope;

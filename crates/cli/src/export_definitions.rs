@@ -13,7 +13,8 @@ use crate::config::DATA_DIR;
 
 /// Print users, permissions, exchanges, queues and bindings as a RabbitMQ definitions document.
 ///
-/// Reads the data directory of a broker that does not run. The document holds password hashes: keep it as you keep them.
+/// Reads the data directory, and changes nothing in it; a broker may be using it. What is durable is printed, so not what
+/// goes with a connection. The document holds password hashes: keep it as you keep them.
 /// `leveret serve --definitions FILE` imports it, and so does RabbitMQ, but for passwords that were set or used here: their
 /// hashes are Argon2id, which RabbitMQ does not know.
 #[derive(Debug, Args)]

@@ -23,9 +23,9 @@ fn what_one_broker_had_another_gets() {
     let (first, second, file) = (path("first"), path("second"), path("definitions.json"));
     let broker = Broker::start(Path::new(&first), &["--definitions", DEFINITIONS]);
     broker.run(&["publish", "--queue", "orders", "--declare", "a"]).done();
-    let refused = export(&[&first]).failed();
-    assert!(refused.contains("another broker is using the data directory"), "{refused}");
-    assert!(refused.contains("stop it first"), "{refused}");
+    // The hash of guest's password may become a better one at any moment.
+    let beside = export(&[&first]).done();
+    assert!(beside.contains(r#""name": "orders""#), "{beside}");
     assert!(broker.terminate().success());
 
     export(&[&first, &file]).done();

@@ -3,6 +3,8 @@
 //! Changes take effect in the order in which they come. One that needs no commit waits for those before it that do, so
 //! nobody ever sees what a crash could undo.
 
+mod unheeded;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use crate::journal::{Journal, Progress};
 use crate::recovery::{self, JournalOptions};
 use crate::topology_log::{self, Replay};
 use crate::{Failure, Fatal, shard};
+use unheeded::Unheeded;
 
 /// Changes taken in one round.
 const ROUND_MAX: usize = 256;
@@ -90,11 +93,6 @@ pub(crate) fn recover(directory: &Path, journal: JournalOptions) -> Result<Recov
 }
 
 impl Recovered {
-    /// What is durable.
-    pub(crate) fn topology(&self) -> &Topology {
-        self.meta.topology()
-    }
-
     /// The queues that have survived.
     pub(crate) fn queues(&self) -> impl Iterator<Item = (QueueId, Served)> {
         self.meta.topology().queues().map(|queue| (queue.id, served(self.meta.topology(), queue)))
@@ -128,6 +126,7 @@ impl Recovered {
             shards,
             publisher,
             full: Arc::default(),
+            unheeded: Unheeded::default(),
             fatal,
         };
         let full = Arc::clone(&task.full);
@@ -160,6 +159,7 @@ struct Task {
     shards: Vec<shard::Handle>,
     publisher: watch::Sender<Topology>,
     full: Arc<AtomicBool>,
+    unheeded: Unheeded,
     fatal: Fatal,
 }
 
@@ -217,6 +217,7 @@ impl Task {
         };
         let mut effects = Vec::new();
         for record in &decision.records {
+            self.unheeded.look(record);
             if record.is_durable() {
                 topology_log::append(&mut self.tail, record);
             }

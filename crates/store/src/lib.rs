@@ -36,7 +36,7 @@ pub use error::{Error, Kind, Result};
 pub use files::{Files, Options};
 pub use format::{FORMAT_VERSION, Lsn, PAYLOAD_SIZE_MAX, RECORD_HEADER_SIZE, RECORD_VERSION, Record};
 pub use real::RealDisk;
-pub use recovery::{Damage, Recovered, Torn};
+pub use recovery::{Damage, Recovered, Torn, read};
 pub use tail::{Round, Tail};
 
 /// The checksum that all files of this crate use: CRC-32C.

@@ -88,17 +88,59 @@ pub(crate) fn recover<D: Disk>(
     journal: u32,
     visit: &mut dyn FnMut(Record<'_>) -> Result<()>,
 ) -> Result<(Vec<Segment>, Recovered)> {
+    let (segments, recovered) = visit_all(disk, dir, names, journal, visit)?;
+    if let Some(last) = segments.last() {
+        sync(disk, dir, last, Disk::open)?;
+    }
+    Ok((segments, recovered))
+}
+
+/// Visits every valid record of the journal in `dir`, oldest first, and changes nothing; what was visited is durable when
+/// this returns. Its owner may be writing to it. Then what is in the middle of being written or removed can look damaged
+/// or be an error: who reads again finds it whole, and what is damaged, damaged.
+pub fn read<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    journal: u32,
+    visit: &mut dyn FnMut(Record<'_>) -> Result<()>,
+) -> Result<Recovered> {
+    let names = disk.list(dir).map_err(|error| Error::io("list", dir, &error))?;
+    let (segments, recovered) = visit_all(disk, dir, &names, journal, visit)?;
+    if let Some(last) = segments.last() {
+        sync(disk, dir, last, Disk::open_to_read)?;
+    }
+    Ok(recovered)
+}
+
+fn visit_all<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    names: &[String],
+    journal: u32,
+    visit: &mut dyn FnMut(Record<'_>) -> Result<()>,
+) -> Result<(Vec<Segment>, Recovered)> {
     let mut recovery = Recovery { disk, dir, recovered: Recovered::default(), buffer: Vec::new() };
     let mut segments = recovery.segments(names, journal)?;
     for index in 0..segments.len() {
         let (done, rest) = segments.split_at_mut(index + 1);
         recovery.read(&mut done[index], rest.first(), visit)?;
     }
-    if let Some(last) = segments.last() {
-        recovery.sync(last)?;
-    }
     recovery.recovered.next = next_base(&segments);
     Ok((segments, recovery.recovered))
+}
+
+/// A killed process leaves bytes that are not on the disk yet but were visited here. All files but the last were synced
+/// before the next was made.
+fn sync<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    last: &Segment,
+    open: fn(&D, &Path) -> std::io::Result<D::File>,
+) -> Result<()> {
+    let path = dir.join(&last.name);
+    let mut file = open(disk, &path).map_err(|error| Error::io("open", &path, &error))?;
+    file.sync().map_err(|error| Error::io("sync", &path, &error))?;
+    disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, &error))
 }
 
 /// The base of the next file: beyond every byte that is on the disk.
@@ -248,15 +290,6 @@ impl<D: Disk> Recovery<'_, D> {
         let offset = if lsns.is_empty() { 0 } else { offset_of(lsns.start, base) };
         let (from, to) = (lsns.start, lsns.end);
         self.recovered.damaged.push(Damage { file: file.to_owned(), offset, from, to, why });
-    }
-
-    /// A killed process leaves bytes that are not on the disk yet but were visited here. All files but the
-    /// last were synced before the next was made.
-    fn sync(&self, last: &Segment) -> Result<()> {
-        let path = self.dir.join(&last.name);
-        let mut file = self.disk.open(&path).map_err(|error| Error::io("open", &path, &error))?;
-        file.sync().map_err(|error| Error::io("sync", &path, &error))?;
-        self.disk.sync_dir(self.dir).map_err(|error| Error::io("sync", self.dir, &error))
     }
 }
 

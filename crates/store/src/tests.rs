@@ -6,5 +6,6 @@ mod faults;
 mod format;
 mod golden;
 mod misplaced;
+mod reading;
 mod segment;
 mod text;

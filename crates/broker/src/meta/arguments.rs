@@ -39,9 +39,9 @@ const GROUP_CONCURRENCY_MAX: i64 = 65_535;
 /// Highest `x-stream-max-segment-size-bytes`.
 const SEGMENT_SIZE_MAX: i64 = 3_000_000_000;
 
-/// In the order in which RabbitMQ looks at them, and then what it does not know. Streams know x-max-length, as in LavinMQ. Leader locators are for quorum queues and streams, but clients send them
-/// with classic queues, too.
-const RULES: [Rule; 31] = [
+/// In the order in which RabbitMQ looks at them, and then what it does not know. Streams know x-max-length, as in LavinMQ.
+/// Leader locators are for quorum queues and streams, but clients send them with classic queues, too.
+const RULES: [Rule; 33] = [
     Rule { key: "x-expires", kinds: BOTH, check: expires },
     Rule { key: "x-message-ttl", kinds: BOTH, check: duration },
     Rule { key: "x-dead-letter-exchange", kinds: BOTH, check: string },
@@ -59,6 +59,8 @@ const RULES: [Rule; 31] = [
     Rule { key: "x-queue-type", kinds: ALL, check: queue_type },
     Rule { key: "x-delivery-limit", kinds: QUORUM, check: delivery_limit },
     Rule { key: "x-consumer-timeout", kinds: BOTH, check: expires },
+    Rule { key: "x-consumer-disconnected-timeout", kinds: QUORUM, check: duration },
+    Rule { key: "x-member-placement-tag", kinds: QUORUM, check: string },
     Rule { key: "x-delayed-retry-type", kinds: QUORUM, check: delayed_retry_type },
     Rule { key: "x-delayed-retry-min", kinds: QUORUM, check: duration },
     Rule { key: "x-delayed-retry-max", kinds: QUORUM, check: duration },
@@ -75,9 +77,28 @@ const RULES: [Rule; 31] = [
     Rule { key: GROUP_CONCURRENCY, kinds: BOTH, check: group_concurrency },
 ];
 
-/// The arguments that have to be the same when a queue is declared again.
-pub(super) fn keys() -> impl Iterator<Item = &'static str> {
+/// What is checked and kept, and changes nothing: it is about clusters, or about how much of a queue is in memory.
+const WITHOUT_EFFECT: [&str; 10] = [
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-queue-mode",
+    "x-queue-version",
+    "x-consumer-disconnected-timeout",
+    "x-member-placement-tag",
+    "x-quorum-initial-group-size",
+    "x-queue-leader-locator",
+    "x-initial-cluster-size",
+    "x-max-segment-size",
+];
+
+/// The arguments of queues that the broker knows. They have to be the same when a queue is declared again.
+pub fn queue_arguments() -> impl Iterator<Item = &'static str> {
     RULES.iter().map(|rule| rule.key).chain(deduplication::RULES.iter().map(|(key, _)| *key))
+}
+
+/// Whether an argument of a queue changes what the queue does.
+pub fn queue_argument_has_effect(key: &str) -> bool {
+    queue_arguments().any(|known| known == key) && !WITHOUT_EFFECT.contains(&key)
 }
 
 /// Checks the arguments of a new queue; returns its type.

@@ -380,7 +380,7 @@ fn same_queue(wish: &DeclareQueue, current: &Queue) -> Result<(), Error> {
     let subject = Subject { kind: "queue", name: &wish.name, vhost: &wish.vhost };
     subject.same("durable", wish.durable, current.durable)?;
     subject.same("auto_delete", wish.auto_delete, current.auto_delete)?;
-    subject.same_arguments(arguments::keys(), &wish.arguments, &current.arguments)
+    subject.same_arguments(arguments::queue_arguments(), &wish.arguments, &current.arguments)
 }
 
 /// A queue that says nothing about its type gets its virtual host's, if that fits. RabbitMQ then refuses to declare queues

@@ -15,6 +15,8 @@ struct Rule {
     kinds: &'static [QueueKind],
     /// Whether operators may limit it.
     operator: bool,
+    /// Whether it changes anything here.
+    has_effect: bool,
 }
 
 /// What a value has to be.
@@ -41,7 +43,7 @@ const LONG_DURATION: Expected = Expected::Integer(1, DURATION_MS_MAX);
 const LOCATOR: Expected =
     Expected::OneOf(&["client-local", "balanced", "random", "least-leaders", "min-masters"]);
 
-/// Those from `queue-leader-locator` on have no effect here: what they set is about clusters, or about memory.
+/// What the idle ones set is about clusters, or about memory.
 const RULES: [Rule; 35] = [
     Rule { kinds: NO_STREAM, ..limit("message-ttl", DURATION) },
     Rule { kinds: NO_STREAM, ..limit("expires", LONG_DURATION) },
@@ -65,38 +67,56 @@ const RULES: [Rule; 35] = [
     stream("max-age", Expected::Age),
     stream("stream-max-segment-size-bytes", POSITIVE),
     stream("stream-filter-size-bytes", Expected::Integer(16, 255)),
-    stream("max-segment-size", NATURAL),
-    any("queue-leader-locator", LOCATOR),
-    any("queue-master-locator", LOCATOR),
-    any("initial-cluster-size", NATURAL),
-    any("target-group-size", POSITIVE),
-    any("consumer-disconnected-timeout", DURATION),
-    any("queue-mode", Expected::OneOf(&["default", "lazy"])),
-    any("queue-version", Expected::Integer(1, 2)),
-    any("max-in-memory-length", NATURAL),
-    any("max-in-memory-bytes", NATURAL),
-    any("ha-mode", Expected::OneOf(&["all", "exactly", "nodes"])),
-    any("ha-params", Expected::Anything),
-    any("ha-sync-mode", Expected::OneOf(&["manual", "automatic"])),
-    any("ha-sync-batch-size", Expected::Anything),
-    any("ha-promote-on-shutdown", Expected::OneOf(&["always", "when-synced"])),
-    any("ha-promote-on-failure", Expected::OneOf(&["always", "when-synced"])),
+    Rule { kinds: STREAM, ..idle("max-segment-size", NATURAL) },
+    idle("queue-leader-locator", LOCATOR),
+    idle("queue-master-locator", LOCATOR),
+    idle("initial-cluster-size", NATURAL),
+    idle("target-group-size", POSITIVE),
+    idle("consumer-disconnected-timeout", DURATION),
+    idle("queue-mode", Expected::OneOf(&["default", "lazy"])),
+    idle("queue-version", Expected::Integer(1, 2)),
+    idle("max-in-memory-length", NATURAL),
+    idle("max-in-memory-bytes", NATURAL),
+    idle("ha-mode", Expected::OneOf(&["all", "exactly", "nodes"])),
+    idle("ha-params", Expected::Anything),
+    idle("ha-sync-mode", Expected::OneOf(&["manual", "automatic"])),
+    idle("ha-sync-batch-size", Expected::Anything),
+    idle("ha-promote-on-shutdown", Expected::OneOf(&["always", "when-synced"])),
+    idle("ha-promote-on-failure", Expected::OneOf(&["always", "when-synced"])),
 ];
 
 const fn any(key: &'static str, value: Expected) -> Rule {
-    Rule { key, value, kinds: ANY, operator: false }
+    Rule { key, value, kinds: ANY, operator: false, has_effect: true }
 }
 
 const fn limit(key: &'static str, value: Expected) -> Rule {
-    Rule { key, value, kinds: ANY, operator: true }
+    Rule { operator: true, ..any(key, value) }
 }
 
 const fn quorum(key: &'static str, value: Expected) -> Rule {
-    Rule { key, value, kinds: QUORUM, operator: false }
+    Rule { kinds: QUORUM, ..any(key, value) }
 }
 
 const fn stream(key: &'static str, value: Expected) -> Rule {
-    Rule { key, value, kinds: STREAM, operator: false }
+    Rule { kinds: STREAM, ..any(key, value) }
+}
+
+const fn idle(key: &'static str, value: Expected) -> Rule {
+    Rule { has_effect: false, ..any(key, value) }
+}
+
+/// The keys that policies of this tier may have.
+pub fn keys(tier: Tier) -> impl Iterator<Item = &'static str> {
+    allowed(tier).map(|rule| rule.key)
+}
+
+/// Whether a key of a policy changes what a queue or an exchange does.
+pub fn has_effect(key: &str) -> bool {
+    RULES.iter().any(|rule| rule.key == key && rule.has_effect)
+}
+
+fn allowed(tier: Tier) -> impl Iterator<Item = &'static Rule> {
+    RULES.iter().filter(move |rule| rule.operator || tier == Tier::User)
 }
 
 /// Whether queues of this type know the key.
@@ -106,9 +126,8 @@ pub(super) fn is_for(key: &str, kind: QueueKind) -> bool {
 
 /// Checks one key of a policy.
 pub(super) fn check(tier: Tier, key: &str, value: Value<'_>) -> Result<(), String> {
-    let mut allowed = RULES.iter().filter(|rule| rule.operator || tier == Tier::User);
-    let Some(rule) = allowed.clone().find(|rule| rule.key == key) else {
-        let known: Vec<_> = allowed.by_ref().map(|rule| rule.key).collect();
+    let Some(rule) = allowed(tier).find(|rule| rule.key == key) else {
+        let known: Vec<_> = keys(tier).collect();
         return Err(format!("key '{key}' is not known, expected one of {}", known.join(", ")));
     };
     if rule.value.holds(value) {

@@ -6,6 +6,7 @@ use crate::error::{Error, Kind};
 use crate::id::{ConnectionId, QueueId};
 use crate::queue::{Consumer, Holder, Queue, Run, Subscription};
 use crate::record::Log;
+use crate::topology::QueueKind;
 
 impl Shard {
     pub(super) fn request(&mut self, from: ConnectionId, token: u64, request: Request, log: &mut impl Log) {
@@ -91,8 +92,11 @@ impl Shard {
         self.expect_timeout(subscription.timeout_ms);
         let queue = self.open_queue(id)?;
         queue.used(now);
-        let taken =
-            queue.consumers.has_exclusive() || (subscription.exclusive && !queue.consumers.is_empty());
+        // Where one consumer at a time gets everything, none may keep the others out. RabbitMQ allows it in quorum queues.
+        let settings = &queue.options.settings;
+        let takes_turns = settings.single_active_consumer && settings.kind == QueueKind::Classic;
+        let is_shared = takes_turns || !queue.consumers.is_empty();
+        let taken = queue.consumers.has_exclusive() || (subscription.exclusive && is_shared);
         if taken {
             return Err(Error::new(Kind::Refused, format!("{} in exclusive use", queue.options.label)));
         }

@@ -46,10 +46,7 @@ impl Options {
 
     /// What the arguments of a stream and the policies for it come to.
     pub fn of(queue: &Queue, settings: &Settings) -> Options {
-        let filter = queue.arguments.int("x-stream-filter-size-bytes");
-        let filter = filter.and_then(|size| usize::try_from(size).ok());
         let mut options = Options::new(queue.label());
-        options.filter_size = filter.unwrap_or(FILTER_SIZE);
         options.configure(settings);
         options
     }
@@ -63,6 +60,8 @@ impl Options {
         };
         let size = settings.segment_size.unwrap_or(SEGMENT_SIZE_MAX);
         self.segment_size = size.clamp(SEGMENT_SIZE_MIN, SEGMENT_SIZE_MAX);
+        let filter = settings.filter_size.and_then(|size| usize::try_from(size).ok());
+        self.filter_size = filter.unwrap_or(FILTER_SIZE);
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use amqp::table::{Table, Value};
 
 use super::{Wanted, age_ms, short};
+use crate::consuming;
 use crate::error::{Error, Kind, precondition};
 use crate::message::Messages;
 use crate::page::{self, Extent, Place as PagePlace, Segment};
@@ -49,11 +50,11 @@ pub struct Reading {
 impl Reading {
     /// Reads the arguments of basic.consume. `stream` is how errors name it; `tag` the consumer's.
     pub fn of(arguments: Table<'_>, stream: &str, tag: &str) -> Result<Reading, Error> {
-        if arguments.get("x-priority").is_some() {
+        if arguments.get(consuming::PRIORITY).is_some() {
             let text = format!("invalid arg 'x-priority' for {stream} of queue type rabbit_stream_queue");
             return Err(precondition(text));
         }
-        let start = match arguments.get("x-stream-offset") {
+        let start = match arguments.get(consuming::STREAM_OFFSET) {
             None => Start::Next,
             Some(value) => start(value).ok_or_else(|| {
                 let why = format!("{{invalid_stream_offset_arg,{{{},{}}}}}", value.type_name(), term(value));
@@ -69,9 +70,10 @@ impl Reading {
                 ))
             }),
         };
-        let tracked = flag("x-stream-automatic-offset-tracking")?;
-        let unfiltered = flag("x-stream-match-unfiltered")?;
-        let wanted = arguments.get("x-stream-filter").and_then(|filter| Wanted::of(filter, unfiltered));
+        let tracked = flag(consuming::STREAM_TRACKING)?;
+        let unfiltered = flag(consuming::STREAM_MATCH_UNFILTERED)?;
+        let wanted =
+            arguments.get(consuming::STREAM_FILTER).and_then(|filter| Wanted::of(filter, unfiltered));
         Ok(Reading { start, tracked: tracked.then(|| tag.into()), wanted })
     }
 }

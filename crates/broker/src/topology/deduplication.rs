@@ -13,16 +13,16 @@ use crate::arguments::Arguments;
 use crate::error::{Error, precondition};
 
 /// Argument of exchanges and queues that asks for it.
-const DEDUPLICATION: &str = "x-message-deduplication";
+pub(super) const DEDUPLICATION: &str = "x-message-deduplication";
 
 /// Argument: how many ids are remembered.
-const SIZE: &str = "x-cache-size";
+pub(super) const SIZE: &str = "x-cache-size";
 
 /// Argument and header: how long an id is remembered, milliseconds.
-const TTL: &str = "x-cache-ttl";
+pub(super) const TTL: &str = "x-cache-ttl";
 
 /// Argument that names the header with the id, and that header's usual name.
-const HEADER: &str = "x-deduplication-header";
+pub(super) const HEADER: &str = "x-deduplication-header";
 
 /// Ids that are remembered when nobody says how many.
 const SIZE_DEFAULT: u32 = 128;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use amqp::properties::Properties;
 use serde::{Deserialize, Serialize};
 
-use super::{Deduplication, Identity};
+use super::pick::{HASH_HEADER, HASH_PROPERTY};
+use super::{Deduplication, Identity, deduplication, history};
 use crate::arguments::Arguments;
 use crate::error::{Error, precondition};
 
@@ -43,7 +44,8 @@ pub enum ExchangeKind {
 }
 
 impl ExchangeKind {
-    const ALL: [ExchangeKind; 10] = [
+    /// All of them.
+    pub const ALL: [ExchangeKind; 10] = [
         ExchangeKind::Direct,
         ExchangeKind::Fanout,
         ExchangeKind::Topic,
@@ -107,6 +109,19 @@ pub const ALTERNATE_EXCHANGE: &str = "alternate-exchange";
 
 /// Argument that names how a delayed exchange picks destinations.
 const DELAYED_TYPE: &str = "x-delayed-type";
+
+/// The arguments of exchanges that mean something. All others are kept.
+pub const EXCHANGE_ARGUMENTS: [&str; 9] = [
+    ALTERNATE_EXCHANGE,
+    DELAYED_TYPE,
+    HASH_HEADER,
+    HASH_PROPERTY,
+    history::LENGTH,
+    deduplication::DEDUPLICATION,
+    deduplication::SIZE,
+    deduplication::TTL,
+    deduplication::HEADER,
+];
 
 impl Exchange {
     /// How it picks destinations, now or later.

@@ -9,7 +9,7 @@ use crate::arguments::Arguments;
 use crate::error::{Error, precondition};
 
 /// Argument of the exchange: how many messages it keeps.
-const LENGTH: &str = "x-recent-history-length";
+pub(super) const LENGTH: &str = "x-recent-history-length";
 
 /// Header of messages that are not kept.
 const NO_STORE: &str = "x-recent-history-no-store";

@@ -19,8 +19,8 @@ use crate::error::{Error, precondition};
 /// Largest weight of a binding.
 const WEIGHT_MAX: u32 = 1000;
 
-const HASH_HEADER: &str = "hash-header";
-const HASH_PROPERTY: &str = "hash-property";
+pub(super) const HASH_HEADER: &str = "hash-header";
+pub(super) const HASH_PROPERTY: &str = "hash-property";
 
 /// The properties that can be hashed, as RabbitMQ names them.
 const PROPERTIES: [&str; 3] = ["correlation_id", "message_id", "timestamp"];

@@ -57,6 +57,8 @@ pub struct Settings {
     pub max_age_ms: Option<u64>,
     /// `stream-max-segment-size-bytes`: when a stream begins a new segment.
     pub segment_size: Option<u64>,
+    /// `stream-filter-size-bytes`: bytes of each of its bloom filters.
+    pub filter_size: Option<u64>,
 }
 
 /// How the messages of a queue are grouped.
@@ -242,6 +244,7 @@ impl Settings {
             delays: false,
             max_age_ms: said.max_age_ms(),
             segment_size: said.least("x-stream-max-segment-size-bytes"),
+            filter_size: said.own_number("x-stream-filter-size-bytes"),
         }
     }
 }

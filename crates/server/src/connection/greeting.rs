@@ -201,6 +201,7 @@ pub(super) fn send_start(connection: &mut Connection, out: &mut Vec<u8>, shared:
         .with("version", shared.config.version.as_str())
         .with("platform", "Rust")
         .with("cluster_name", shared.config.cluster_name.as_str())
+        .with("copyright", "Copyright the authors of Leveret")
         .with("information", "Leveret, a message broker. Licensed under the Apache License 2.0.");
     connection.send_start(out, properties.as_table(), mechanisms);
 }

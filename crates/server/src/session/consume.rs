@@ -8,13 +8,15 @@ use amqp::frame;
 use amqp::method::{Method, basic};
 use amqp::properties::Properties;
 use broker::access::{Operation, Resource};
+use broker::consuming;
 use broker::id::QueueId;
 use broker::message::Message;
 use broker::queue::Subscription;
 use broker::record::Span;
 use broker::shard::{Command, Delivery, Request};
 use broker::stream::Reading;
-use broker::topology::Queue;
+use broker::topology::{Queue, QueueKind};
+use tracing::debug;
 
 use super::answers::Awaited;
 use super::channel::{Consumer, Unacked};
@@ -42,11 +44,16 @@ impl Session {
             return self.start_browsing(number, consume, &tag, &queue, out);
         }
         refuse_kept(&queue)?;
+        for (key, _) in consume.arguments.iter().filter(|(key, _)| !consuming::ARGUMENTS.contains(key)) {
+            debug!(key, queue = &*queue.name, "an argument of a consumer changes nothing");
+        }
         if queue.is_stream() {
             return self.read_stream(number, consume, &tag, &queue);
         }
-        let priority = priority(consume)?;
-        let own_timeout = timeout(consume)?.or(self.topology.settings(&queue).consumer_timeout_ms);
+        let arguments = consume.arguments;
+        let priority = consuming::priority(arguments, &queue).map_err(|error| refused(&error))?;
+        let own_timeout = consuming::timeout_ms(arguments).map_err(|error| refused(&error))?;
+        let own_timeout = own_timeout.or(self.topology.settings(&queue).consumer_timeout_ms);
         let timeout_ms = own_timeout.or(self.identity.consumer_timeout_ms);
         let subscription = self.subscribe(number, consume, &tag, queue.id, priority)?;
         let subscription = Subscription { timeout_ms, ..subscription };
@@ -208,6 +215,14 @@ impl Session {
         let queue = self.queue_named(number, get.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
         refuse_kept(&queue)?;
+        let settings = self.topology.settings(&queue);
+        if settings.kind == QueueKind::Quorum && settings.single_active_consumer {
+            return Err(Error::resource_locked(format!(
+                "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues with single \
+                 active consumer",
+                queue.label()
+            )));
+        }
         self.channel(number)?.has_taken = true;
         let request = Request::Get { queue: queue.id, channel: number, no_ack: get.no_ack };
         self.ask(queue.id, request, Awaited::Get { channel: number, no_ack: get.no_ack });
@@ -319,29 +334,9 @@ fn put_delivery_count(out: &mut Vec<u8>, properties: &[u8], returns: u16) {
     properties.with_long_header(DELIVERY_COUNT, returns.into(), out);
 }
 
-/// The argument `x-consumer-timeout`, milliseconds.
-fn timeout(consume: &basic::Consume<'_>) -> Result<Option<u64>, Error> {
-    let Some(value) = consume.arguments.get("x-consumer-timeout") else {
-        return Ok(None);
-    };
-    let timeout = value.as_int().and_then(|timeout| u64::try_from(timeout).ok());
-    let wrong = || Error::precondition_failed("invalid arg 'x-consumer-timeout': milliseconds were expected");
-    timeout.map(Some).ok_or_else(wrong)
-}
-
 /// The properties of a message of a stream, as its readers see them: with its offset.
 fn put_offset(out: &mut Vec<u8>, properties: &[u8], offset: u64) {
     out.clear();
     let properties = Properties::new(properties).unwrap_or(Properties::EMPTY);
     properties.with_long_header("x-stream-offset", i64::try_from(offset).unwrap_or(i64::MAX), out);
-}
-
-/// The argument `x-priority`.
-fn priority(consume: &basic::Consume<'_>) -> Result<i32, Error> {
-    let Some(value) = consume.arguments.get("x-priority") else {
-        return Ok(0);
-    };
-    let priority = value.as_int().and_then(|priority| i32::try_from(priority).ok());
-    let wrong = || Error::precondition_failed("invalid arg 'x-priority': a 32-bit integer was expected");
-    priority.ok_or_else(wrong)
 }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use amqp::error::Error;
 use amqp::method::{Method, exchange};
-use amqp::table::Table;
+use amqp::table::{Table, Value};
 use broker::access::{Operation, Resource};
 use broker::arguments::Arguments;
 use broker::meta::{self, Change, DeclareExchange};
-use broker::topology::{Binding, Destination, ExchangeKind};
+use broker::topology::{ALTERNATE_EXCHANGE, Binding, Destination, ExchangeKind};
 
 use super::answers::{Awaited, Plain};
 use super::{Outcome, Session, clean, refused, reply};
@@ -45,11 +44,10 @@ impl Session {
 
     /// Who declares where unroutable messages go must be allowed to take them out and to put them there.
     fn authorize_alternate(&self, name: &str, arguments: Table<'_>) -> Outcome {
-        let Some(alternate) = arguments.get("alternate-exchange") else {
+        // What is no string is for the meta task to refuse.
+        let Some(alternate) = arguments.get(ALTERNATE_EXCHANGE).and_then(Value::as_str) else {
             return Ok(());
         };
-        let wrong = || Error::precondition_failed("invalid arg 'alternate-exchange': a string was expected");
-        let alternate = alternate.as_str().ok_or_else(wrong)?;
         self.authorize(Operation::Read, Resource::Exchange(name))?;
         self.authorize(Operation::Write, Resource::Exchange(alternate))
     }

@@ -181,7 +181,7 @@ impl Session {
             Method::BasicConsume(consume) => self.consume(number, consume, out),
             Method::BasicCancel(cancel) => self.cancel(number, cancel, out),
             Method::BasicGet(get) => self.get(number, get),
-            Method::QueueDeclare(declare) => self.declare_queue(number, declare),
+            Method::QueueDeclare(declare) => self.declare_queue(number, declare, out),
             Method::QueueBind(bind) => self.bind_queue(number, bind),
             Method::QueueUnbind(unbind) => self.unbind_queue(number, unbind),
             Method::QueuePurge(purge) => self.purge(number, purge),

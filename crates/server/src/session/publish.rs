@@ -246,7 +246,21 @@ fn check_expiration(properties: Properties<'_>) -> Outcome {
     if expiration.parse::<u64>().is_ok_and(|milliseconds| milliseconds <= EXPIRATION_MAX_MS) {
         return Ok(());
     }
-    Err(Error::precondition_failed(format!(
-        "invalid expiration '{expiration}': expected 0 to {EXPIRATION_MAX_MS} ms"
-    )))
+    let why = expiration_fault(expiration);
+    Err(Error::precondition_failed(format!("invalid expiration '{expiration}': {why}")))
+}
+
+/// What is wrong with an expiration, in RabbitMQ's words.
+fn expiration_fault(expiration: &str) -> String {
+    let (sign, rest) = match expiration.strip_prefix('-') {
+        Some(rest) => ("-", rest),
+        None => ("", expiration),
+    };
+    let leftover = rest.trim_start_matches(|character: char| character.is_ascii_digit());
+    match (rest.len() - leftover.len(), leftover, sign) {
+        (0, ..) => "no_integer".to_owned(),
+        (_, "", "") => format!("{{value_too_large,{rest}}}"),
+        (_, "", _) => format!("{{value_negative,-{rest}}}"),
+        _ => format!("{{leftover_string,{leftover:?}}}"),
+    }
 }

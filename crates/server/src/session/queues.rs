@@ -16,7 +16,18 @@ use super::{Outcome, Session, clean, reply, reply_to};
 use crate::random;
 
 impl Session {
-    pub(super) fn declare_queue(&mut self, number: u16, declare: &queue::Declare<'_>) -> Outcome {
+    pub(super) fn declare_queue(
+        &mut self,
+        number: u16,
+        declare: &queue::Declare<'_>,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        if declare.queue == reply_to::PSEUDO_QUEUE {
+            let (queue, nowait) = (declare.queue, declare.nowait);
+            let declare_ok =
+                Method::QueueDeclareOk(queue::DeclareOk { queue, message_count: 0, consumer_count: 1 });
+            return if nowait { Ok(()) } else { reply(out, number, &declare_ok) };
+        }
         if let Some(reply_queue) = reply_to::parse_name(declare.queue) {
             return self.find_requester(number, declare, reply_queue);
         }

@@ -1,11 +1,17 @@
 //! Definitions: imported at the start, and again when that is wanted.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use amqp::method::{Method, channel};
+use amqp::method::{Method, channel, queue};
+use amqp::table::TableBuilder;
+use broker::definitions::parse;
+use broker::meta::Change;
 
 use crate::broker::Broker;
-use crate::client::{Client, Options, transient};
+use crate::client::{Client, Options, durable, transient};
 use crate::eventually;
 
 const GUEST: &str = r#"{"name": "guest", "password": "guest", "tags": ""}"#;
@@ -124,4 +130,73 @@ async fn limits_of_users_and_virtual_hosts() {
     first.close().await;
     third.close().await;
     connect().await;
+}
+
+/// A durable queue with an argument so long that a few hundred fill a file of the journal.
+async fn declare_large(client: &mut Client, name: &str) {
+    let note = "x".repeat(100_000);
+    let arguments = TableBuilder::new().with("note", note.as_str());
+    let declare = queue::Declare { arguments: arguments.as_table(), ..durable(name) };
+    client.declare(declare).await;
+}
+
+/// A document and the names of the queues in it.
+fn exported(directory: &Path) -> (String, BTreeSet<String>) {
+    let exported = server::export::definitions(directory).unwrap();
+    assert_eq!(exported.lost, [""; 0]);
+    let changes = parse(&exported.json, || [0; 16]).unwrap().changes;
+    let names = changes.into_iter().filter_map(|change| match change {
+        Change::DeclareQueue(queue) => Some(queue.name.to_string()),
+        _ => None,
+    });
+    (exported.json, names.collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_exported_while_clients_declare_was_true_at_some_moment() {
+    const CLIENTS: usize = 2;
+    const QUEUES: usize = 60;
+    let broker = Broker::start().await;
+    let declared: Arc<[AtomicUsize]> = (0..CLIENTS).map(|_| AtomicUsize::new(0)).collect();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let (address, declared) = (broker.address, Arc::clone(&declared));
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                for queue in 0..QUEUES {
+                    declare_large(&mut client, &format!("{number}-{queue:04}")).await;
+                    declared[number].store(queue + 1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    loop {
+        let before: Vec<_> = declared.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+        let directory = broker.directory().to_owned();
+        let (_, names) = tokio::task::spawn_blocking(move || exported(&directory)).await.unwrap();
+        for (number, before) in before.iter().enumerate() {
+            let prefix = format!("{number}-");
+            let of_client: Vec<_> = names.iter().filter(|name| name.starts_with(&prefix)).collect();
+            assert!(of_client.len() >= *before, "{} of {before} queues", of_client.len());
+            let first: Vec<_> = (0..of_client.len()).map(|queue| format!("{number}-{queue:04}")).collect();
+            assert_eq!(of_client, first.iter().collect::<Vec<_>>(), "none is left out");
+        }
+        if before == [QUEUES; CLIENTS] {
+            break;
+        }
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    let files = std::fs::read_dir(broker.directory().join("journal/meta")).unwrap().count();
+    assert!(files > 1, "the journal went on in another file meanwhile");
+
+    let (document, _) = exported(broker.directory());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &document).unwrap();
+    let path = file.path().to_owned();
+    let other = Broker::start_with(|config| config.definitions = Some(path)).await;
+    assert_eq!(exported(other.directory()).0, document);
+    broker.stop().await;
+    other.stop().await;
 }

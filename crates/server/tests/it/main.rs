@@ -8,6 +8,7 @@ mod alarms;
 mod broker;
 mod channels;
 mod client;
+mod compatibility;
 mod consumers;
 mod definitions;
 mod garbage;

@@ -159,6 +159,7 @@ fn all_keys_become_settings() {
         delays: false,
         max_age_ms: None,
         segment_size: None,
+        filter_size: None,
     };
     let mut story = Story::with([declare("arguments", by_arguments)]);
     assert_eq!(story.settings("arguments"), expected);
@@ -170,15 +171,16 @@ fn all_keys_become_settings() {
 #[test]
 fn of_what_is_said_of_a_stream_the_least_counts() {
     let by_policy = policy("s", "", |table| {
-        table.with("max-age", "2h").with("max-length-bytes", 7i64).with("stream-max-segment-size-bytes", 9i64)
+        let table = table.with("max-age", "2h").with("max-length-bytes", 7i64);
+        table.with("stream-max-segment-size-bytes", 9i64).with("stream-filter-size-bytes", 32i64)
     });
     let stream = |table: TableBuilder| table.with("x-queue-type", "stream").with("x-max-age", "1D");
     let mut story = Story::with([declare("s", stream)]);
     assert_eq!(story.settings("s").max_age_ms, Some(86_400_000));
     story.tell(put(Tier::User, by_policy));
     let settings = story.settings("s");
-    let said = (settings.max_age_ms, settings.max_length_bytes, settings.segment_size);
-    assert_eq!(said, (Some(7_200_000), Some(7), Some(9)));
+    let said = (settings.max_age_ms, settings.max_length_bytes, settings.segment_size, settings.filter_size);
+    assert_eq!(said, (Some(7_200_000), Some(7), Some(9), Some(32)));
 }
 
 #[test]
