@@ -234,13 +234,7 @@ impl Queue {
 
     /// Takes the oldest messages of those that go first: at most `count_max` that are in memory.
     pub(super) fn pop_oldest(&mut self, count_max: u32) -> Option<(u64, Run)> {
-        match self.groups_mut() {
-            Some(groups) => {
-                let (number, _) = groups.first()?;
-                Some((number, groups.take(number)?))
-            }
-            None => self.pop_head(count_max),
-        }
+        self.pop_grouped().or_else(|| self.pop_head(count_max))
     }
 
     /// Where the next messages are, in a queue without groups.

@@ -41,6 +41,13 @@ impl Queue {
         }
     }
 
+    /// Takes the oldest of all messages that wait in groups.
+    pub(super) fn pop_grouped(&mut self) -> Option<(u64, Run)> {
+        let groups = self.groups_mut()?;
+        let (number, _) = groups.first()?;
+        Some((number, groups.take(number)?))
+    }
+
     /// Takes messages that wait in groups, by their numbers.
     pub(super) fn take_grouped(&mut self, span: Span) -> Vec<(u64, Run)> {
         let Some(groups) = self.groups_mut() else { return Vec::new() };

@@ -330,7 +330,8 @@ impl Queue {
     pub(crate) fn purge(&mut self, mut gone: impl FnMut(&Run)) -> usize {
         let count = self.ready_len();
         self.drop_backlog();
-        while let Some((first, run)) = (self.pop_oldest(u32::MAX))
+        while let Some((first, run)) = (self.pop_grouped())
+            .or_else(|| self.head().pop_first(u32::MAX))
             .or_else(|| self.behind.pop_first(u32::MAX))
             .or_else(|| self.pop_delayed())
         {
