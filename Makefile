@@ -90,7 +90,8 @@ torture: ## The long form of durability and model tests (KILL_ROUNDS, POWER_LOSS
 	@tools/setup nextest
 	@LEVERET_KILL_ROUNDS=$(KILL_ROUNDS) LEVERET_POWER_LOSS_SEEDS=$(POWER_LOSS_SEEDS) \
 		LEVERET_FLIPPED_BITS=$(FLIPPED_BITS) LEVERET_CRASHES=$(CRASHES) LEVERET_CASES=$(CASES) \
-		$(CARGO) nextest run $(LOCKED) --release --workspace --profile torture
+		$(CARGO) nextest run $(LOCKED) --release --workspace --profile torture \
+		--test kill_9 --test power_loss --test faults --test '*_model' --test '*_properties'
 
 .PHONY: clean
 clean: ## Remove everything that was built or installed here; data directories stay
