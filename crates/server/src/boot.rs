@@ -161,7 +161,7 @@ pub(crate) fn is_first_password(hash: &PasswordHash) -> bool {
 
 /// Imports a definitions document. What is there already is kept, and replaced where the document says otherwise.
 async fn import(meta: &meta::Handle, path: &Path) -> Result<(), Failure> {
-    let changes = read_definitions(path).await?;
+    let changes = read_definitions(meta, path).await?;
     let count = changes.len();
     for change in changes {
         let changed = ask(meta, change).done().await;
@@ -194,7 +194,7 @@ pub(crate) async fn import_again(
 /// keep out what comes after it.
 async fn import_what_can_be(meta: &meta::Handle, path: &Path) {
     let file = path.display();
-    let changes = match read_definitions(path).await {
+    let changes = match read_definitions(meta, path).await {
         Ok(changes) => changes,
         Err(failure) => {
             warn!(%failure, "the definitions are not imported again");
@@ -212,13 +212,18 @@ async fn import_what_can_be(meta: &meta::Handle, path: &Path) {
 }
 
 /// Reads a document, away from the event loop: hashing passwords takes its time.
-async fn read_definitions(path: &Path) -> Result<Vec<Change>, Failure> {
+async fn read_definitions(meta: &meta::Handle, path: &Path) -> Result<Vec<Change>, Failure> {
     let owned = path.to_owned();
+    let topology = meta.topology().borrow().clone();
+    // A password that is right already keeps its hash: whoever logged in with it may stay.
+    let hash = move |user: &str, password: &str| match topology.access().user(user) {
+        Some(user) if user.password.verify(password) => Ok(user.password.clone()),
+        _ => PasswordHash::hash(password, random::bytes()),
+    };
     let read = tokio::task::spawn_blocking(move || {
         let text = std::fs::read_to_string(&owned)
             .map_err(|error| Failure(format!("cannot read the definitions {}: {error}", owned.display())))?;
-        definitions::parse(&text, random::bytes)
-            .map_err(|error| Failure(format!("{}: {error}", owned.display())))
+        definitions::parse(&text, hash).map_err(|error| Failure(format!("{}: {error}", owned.display())))
     });
     let read = read.await.map_err(|error| Failure(format!("reading definitions: {error}")))?;
     let definitions = read?;

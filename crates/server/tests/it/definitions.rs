@@ -116,7 +116,7 @@ async fn limits_of_users_and_virtual_hosts() {
 
     // The limit of the virtual host is looked at first, and who is in stays in.
     let third = connect().await;
-    write(&path, r#"{"max-connections": -1}"#, &of_vhost(r#"{"max-connections": 1}"#));
+    write(&path, r#"{"max-connections": 2}"#, &of_vhost(r#"{"max-connections": 1}"#));
     broker.reload.reload();
     let text = "NOT_ALLOWED - access to vhost '/' refused for user 'guest': connection limit (1) is reached";
     eventually("the limit counts", async || (refused().await == text).then_some(())).await;
