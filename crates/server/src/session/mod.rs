@@ -346,8 +346,9 @@ impl Session {
 
     /// Whether this user may bind to an exchange with a key. One that does not exist is for the meta task to refuse.
     fn authorize_source(&self, exchange: &str, key: &str) -> Outcome {
-        self.authorize(Operation::Read, Resource::Exchange(exchange))?;
-        match self.topology.exchange(&self.identity.vhost, &clean(exchange)) {
+        let exchange = clean(exchange);
+        self.authorize(Operation::Read, Resource::Exchange(&exchange))?;
+        match self.topology.exchange(&self.identity.vhost, &exchange) {
             Some(exchange) => self.authorize_key(Operation::Read, exchange, key),
             None => Ok(()),
         }

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use amqp::method::Method;
 use amqp::method::connection::UpdateSecret;
+use amqp::method::{Method, exchange};
+use amqp::table::Table;
 
 use crate::broker::Broker;
 use crate::client::{Client, Options, consumer, transient};
 use crate::eventually;
-use crate::heard::Close;
+use crate::heard::{Close, Heard};
 
 const ALL: [&str; 3] = [".*"; 3];
 
@@ -128,5 +129,37 @@ async fn the_same_password_written_anew_disturbs_nobody() {
                 .await;
         }
         connect(&broker, password).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn line_ends_in_names_do_not_get_past_permissions() {
+    let directory = tempfile::tempdir().unwrap();
+    let (broker, file) = start(directory.path(), r#""password": "secret""#).await;
+    let mut guest = Client::connect(broker.address).await;
+    for exchange in ["open", "secret"] {
+        guest.declare_exchange(exchange, "fanout").await;
+    }
+    write(&file, r#""password": "secret""#, ["", "^[^s]", "^[^s]"]);
+    broker.reload.reload();
+    for (destination, source) in [("\nsecret", "open"), ("open", "\nsecret")] {
+        let text = "ACCESS_REFUSED - access to exchange 'secret' in vhost '/' refused for user 'u'";
+        let bind = exchange::Bind {
+            destination,
+            source,
+            routing_key: "",
+            nowait: false,
+            arguments: Table::default(),
+        };
+        let close = eventually("the permissions count", async || {
+            let mut client = connect(&broker, "secret").await;
+            client.send(1, Method::ExchangeBind(bind)).await;
+            match client.hear().await {
+                Heard::ChannelClosed(_, close) => Some(close),
+                _ => None,
+            }
+        })
+        .await;
+        assert_eq!(close.text, text);
     }
 }
