@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, sleep};
 
+pub(crate) use backoff::network;
 use backoff::{Backoff, Toll};
 
 /// Passwords hashed at the same time. Each takes 19 MiB and some 20 ms.

@@ -193,7 +193,7 @@ impl Server {
             shards: owners.shards,
             meta: owners.meta,
             logins: auth::Logins::new(random::bytes()),
-            census: census::Census::default(),
+            census: census::Census::new(connections_max),
             alarms,
             stop: stopping,
             connections: Arc::clone(&connections),
@@ -278,19 +278,24 @@ impl Server {
 /// What a client sent, for the log: one line, and not too long.
 pub(crate) fn escape(text: &str) -> String {
     const LENGTH_MAX: usize = 256;
-    let end = text.floor_char_boundary(LENGTH_MAX);
-    let mut escaped = String::with_capacity(end);
-    for c in text[..end].chars() {
-        if c.is_control() {
+    let mut escaped = String::with_capacity(text.len().min(LENGTH_MAX));
+    for c in text.chars() {
+        if escaped.len() >= LENGTH_MAX {
+            escaped.push('…');
+            break;
+        }
+        if c.is_control() || changes_direction(c) {
             escaped.extend(c.escape_default());
         } else {
             escaped.push(c);
         }
     }
-    if end < text.len() {
-        escaped.push('…');
-    }
     escaped
+}
+
+/// Ends of lines and changes of direction, with which a line can look like another.
+fn changes_direction(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -300,6 +305,9 @@ mod tests {
     #[test]
     fn what_clients_send_stays_on_one_short_line() {
         assert_eq!(escape("queue 'ä'\r\n\u{1b}[31m"), r"queue 'ä'\r\n\u{1b}[31m");
-        assert_eq!(escape(&"x".repeat(1000)).chars().count(), 257);
+        assert_eq!(escape("a\u{2028}b\u{202e}c"), r"a\u{2028}b\u{202e}c");
+        assert_eq!(escape(&"x".repeat(256)), "x".repeat(256));
+        assert_eq!(escape(&"x".repeat(257)), "x".repeat(256) + "…");
+        assert!(escape(&"\u{1b}".repeat(1000)).len() < 300);
     }
 }
