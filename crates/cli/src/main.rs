@@ -2,6 +2,7 @@
 
 mod allocator;
 mod config;
+mod log;
 mod serve;
 
 mod bodies;
