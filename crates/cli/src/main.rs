@@ -16,6 +16,7 @@ mod window;
 mod client;
 mod url;
 
+mod audit;
 mod describe;
 mod dump;
 mod export_definitions;
@@ -45,6 +46,7 @@ enum Command {
     Publish(publish::Publish),
     Consume(consume::Consume),
     Dump(dump::Dump),
+    Audit(audit::Audit),
     ExportDefinitions(export_definitions::ExportDefinitions),
     Store(store::Store),
     Perf(perf::Perf),
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Publish(publish) => publish.run(),
         Command::Consume(consume) => consume.run(),
         Command::Dump(dump) => dump.run(),
+        Command::Audit(audit) => audit.run(),
         Command::ExportDefinitions(export) => export.run(),
         Command::Store(store) => store.run(),
         Command::Perf(perf) => perf.run(),

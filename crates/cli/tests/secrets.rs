@@ -19,6 +19,10 @@ fn run(broker: &Broker, login: &str, arguments: &[&str]) -> Outcome {
     leveret(arguments).env("LEVERET_URL", url).stdin(Stdio::null()).output().unwrap().into()
 }
 
+fn audited(data: &Path) -> Outcome {
+    leveret(&["audit", data.to_str().unwrap()]).output().unwrap().into()
+}
+
 #[test]
 fn passwords_are_in_no_log_and_in_nothing_that_is_printed() {
     let dir = tempfile::tempdir().unwrap();
@@ -47,6 +51,7 @@ fn passwords_are_in_no_log_and_in_nothing_that_is_printed() {
     assert_eq!(broker.terminate().code(), Some(0));
 
     said.push(std::fs::read_to_string(&log).unwrap());
+    said.push(audited(&data).done());
     let data_dir = data.to_str().unwrap();
     let export = leveret(&["export-definitions", "--data-dir", data_dir]).output().unwrap();
     said.push(Outcome::from(export).done());
@@ -105,4 +110,17 @@ fn the_data_directory_is_for_its_owner_alone() {
         assert!(!file.to_str().unwrap().contains("passwd"), "a name became a path");
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing beside the data directory");
+}
+
+#[test]
+fn a_changed_audit_log_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(Broker::start(dir.path(), &[]).terminate().code(), Some(0));
+    let said = audited(dir.path()).done();
+    assert!(said.starts_with("2 lines, all as they were written; the last has the hash "), "{said}");
+    let path = dir.path().join("audit.log");
+    let log = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, log.replacen("administrator", "administratos", 1)).unwrap();
+    let said = audited(dir.path()).failed();
+    assert_eq!(said, format!("leveret: {}, line 1: this line was changed\n", path.display()));
 }

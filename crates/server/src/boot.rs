@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::audit::Audit;
 use crate::config::Config;
 use crate::descriptors::Shares;
 use crate::forwarder::Forwarder;
@@ -50,6 +51,7 @@ pub(crate) async fn start(
     config: &Config,
     fatal: &Fatal,
     stop: watch::Receiver<bool>,
+    audit: Audit,
 ) -> Result<Owners, Failure> {
     let directory = config.data_dir.join("journal");
     let recovered =
@@ -75,7 +77,7 @@ pub(crate) async fn start(
         shards.push(handle);
         tasks.push(task);
     }
-    let (meta, task) = recovered.start(shards.clone(), notices, fatal.clone())?;
+    let (meta, task) = recovered.start(shards.clone(), notices, audit, fatal.clone())?;
     tasks.push(task);
     let forwarder = Forwarder::new(shards.clone(), meta.topology());
     tasks.push(crate::spawn_owner("forwarder".to_owned(), fatal.clone(), forwarder.run(forwards, stop)));

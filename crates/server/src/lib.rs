@@ -10,6 +10,7 @@
 //! Each piece of state has one owner: a connection's task its session, a shard's task its queues, the meta task the
 //! topology. They exchange messages and share no locks. Thinking is done in `broker` and `session`, which never wait.
 
+pub mod audit;
 pub mod config;
 pub mod export;
 pub mod journal;
@@ -49,6 +50,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use alarm::Alarms;
+use audit::Audit;
 use config::Config;
 
 /// How long clients may take to close their connections when the server stops.
@@ -119,6 +121,7 @@ pub(crate) struct Shared {
     meta: meta::Handle,
     logins: auth::Logins,
     census: census::Census,
+    audit: Audit,
     alarms: watch::Receiver<Alarms>,
     stop: watch::Receiver<bool>,
     /// One permit per connection.
@@ -153,6 +156,7 @@ pub struct Server {
     connections_max: usize,
     listeners: Vec<JoinHandle<()>>,
     owners: Vec<JoinHandle<()>>,
+    audit: Audit,
     _lock: lock::DirectoryLock,
 }
 
@@ -172,7 +176,8 @@ impl Server {
             config.tls.clone().map(|tls| listener::bind_tls(tls, &reload.certificates)).transpose()?;
         let (fatal, failed) = watch::channel(None);
         let (stop, stopping) = watch::channel(false);
-        let owners = boot::start(&config, &Fatal(fatal), stopping.clone()).await?;
+        let audit = Audit::start(&config.data_dir)?;
+        let owners = boot::start(&config, &Fatal(fatal), stopping.clone(), audit.clone()).await?;
         if let Some(path) = config.definitions.clone() {
             let (meta, wanted) = (owners.meta.clone(), Arc::clone(&reload.definitions));
             tokio::spawn(boot::import_again(meta, path, wanted, stopping.clone()));
@@ -194,6 +199,7 @@ impl Server {
             meta: owners.meta,
             logins: auth::Logins::new(random::bytes()),
             census: census::Census::new(connections_max),
+            audit: audit.clone(),
             alarms,
             stop: stopping,
             connections: Arc::clone(&connections),
@@ -217,6 +223,7 @@ impl Server {
             connections_max,
             listeners,
             owners: owners.tasks,
+            audit,
             _lock: lock,
         })
     }
@@ -272,6 +279,7 @@ impl Server {
             Ok(()) => info!("stopped"),
             Err(_) => error!("stopped without waiting longer for the journals; what was confirmed is safe"),
         }
+        self.audit.finish();
     }
 }
 

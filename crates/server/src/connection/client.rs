@@ -311,7 +311,8 @@ impl Client {
         for mail in mails.drain(..) {
             match (&mut self.stage, mail) {
                 (Stage::Greeting(greeting), Mail::Login(right)) => {
-                    greeting.verified(right, &mut self.protocol, &mut self.output.bytes);
+                    let (audit, out) = (&self.shared.audit, &mut self.output.bytes);
+                    greeting.verified(right, &mut self.protocol, audit, out);
                 }
                 (Stage::Open(session), mail) => {
                     if let Err((channel, error)) = session.mail(mail, &mut self.output) {

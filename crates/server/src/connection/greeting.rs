@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::Peer;
 use super::links::Links;
+use crate::audit::{Audit, Login};
 use crate::auth::Verdict;
 use crate::census::Place;
 use crate::session::{Identity, Session};
@@ -149,8 +150,15 @@ impl Greeting {
     }
 
     /// The password was checked.
-    pub(super) fn verified(&mut self, right: bool, connection: &mut Connection, out: &mut Vec<u8>) {
+    pub(super) fn verified(
+        &mut self,
+        right: bool,
+        connection: &mut Connection,
+        audit: &Audit,
+        out: &mut Vec<u8>,
+    ) {
         self.checking = false;
+        audit.login(Login { user: Arc::clone(&self.user), peer: self.peer.address.ip(), right });
         let (peer, user) = (self.peer.address, escape(&self.user));
         if right {
             info!(connection = self.id.0, %peer, user, "logged in");

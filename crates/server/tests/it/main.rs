@@ -6,6 +6,7 @@
 
 mod access;
 mod alarms;
+mod audit;
 mod broker;
 mod channels;
 mod client;
