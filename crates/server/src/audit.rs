@@ -30,7 +30,7 @@ pub use chain::{Verified, verify};
 use repeats::Repeats;
 
 /// Entries that may wait to be written.
-const WAITING_MAX: usize = 4096;
+const WAITING_MAX: usize = 1024;
 
 /// How often counts of what was repeated are looked at, and what was written is made durable.
 const TICK: Duration = Duration::from_secs(1);
