@@ -264,6 +264,20 @@ class TestLimitedUser:
         denied("exchange 'amq.default'", lambda channel: channel.basic_publish("", own, b"x"))
         denied(f"queue '{queue}'", lambda channel: channel.queue_bind(queue, "amq.fanout"))
 
+    def test_places_that_messages_go_on_to(self, denied, limited, name):
+        own = name("limited")
+        limited.channel().exchange_declare(own, "fanout")
+        target, new = "amq.fanout", name("limited")
+        dead, unrouted = {"x-dead-letter-exchange": target}, {"alternate-exchange": target}
+        refusals = [
+            lambda channel: channel.queue_declare(new, arguments=dead),
+            lambda channel: channel.exchange_declare(new, "fanout", arguments=unrouted),
+            lambda channel: channel.exchange_bind(own, target),
+            lambda channel: channel.exchange_bind(target, own),
+        ]
+        for refusal in refusals:
+            denied(f"exchange '{target}'", refusal)
+
     def test_read(self, denied, limited, queue, name):
         own = name("limited")
         limited.channel().queue_declare(own)

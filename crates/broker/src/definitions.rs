@@ -48,11 +48,14 @@ const ORIGIN_KEYS: [&str; 8] = [
 /// Algorithm of password hashes that do not name one.
 const DEFAULT_ALGORITHM: &str = "rabbit_password_hashing_sha256";
 
-/// Reads a document. Each plain password is hashed with a salt from `salt`.
+/// Reads a document. `hash` is asked for the hash of each plain password, with the name of its user.
 ///
 /// # Errors
 /// What is not JSON or lacks a field, with line and column; passwords, types and arguments that make no sense.
-pub fn parse(json: &str, mut salt: impl FnMut() -> [u8; 16]) -> Result<Definitions, Error> {
+pub fn parse(
+    json: &str,
+    mut hash: impl FnMut(&str, &str) -> Result<PasswordHash, Error>,
+) -> Result<Definitions, Error> {
     let document: Document = serde_json::from_str(json)
         .map_err(|error| Error::new(Kind::Invalid, format!("definitions: {error}")))?;
     let mut ignored = Ignored::default();
@@ -66,7 +69,7 @@ pub fn parse(json: &str, mut salt: impl FnMut() -> [u8; 16]) -> Result<Definitio
     for mut user in document.users {
         ignored.note("users[].", &user.rest);
         let limits = user.limits.take();
-        let user = user.read(&mut salt)?;
+        let user = user.read(&mut hash)?;
         let limits = limits.map(|limits| rules::user_limits(&user.name, limits, &mut ignored)).transpose()?;
         changes.extend([Change::PutUser { user }].into_iter().chain(limits));
     }
@@ -186,10 +189,10 @@ impl Default for Tags {
 }
 
 impl UserDefinition {
-    fn read(self, salt: &mut impl FnMut() -> [u8; 16]) -> Result<User, Error> {
+    fn read(self, hash: &mut impl FnMut(&str, &str) -> Result<PasswordHash, Error>) -> Result<User, Error> {
         let password = match (self.password.as_deref(), self.password_hash.as_deref()) {
             (None | Some(""), None) => PasswordHash::none(),
-            (Some(password), None) => PasswordHash::hash(password, salt())?,
+            (Some(password), None) => hash(&self.name, password)?,
             (_, Some(hash)) => {
                 let algorithm = self.hashing_algorithm.as_deref().unwrap_or(DEFAULT_ALGORITHM);
                 PasswordHash::from_definitions(hash, algorithm)?
@@ -399,6 +402,10 @@ mod tests {
     use amqp::properties::Properties;
     use expect_test::expect;
 
+    fn hash(_user: &str, password: &str) -> Result<PasswordHash, Error> {
+        PasswordHash::hash(password, [1; 16])
+    }
+
     const DOCUMENT: &str = r#"{
         "rabbit_version": "3.10.8",
         "users": [
@@ -436,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_document_becomes_changes() {
-        let definitions = parse(DOCUMENT, || [1; 16]).unwrap();
+        let definitions = parse(DOCUMENT, hash).unwrap();
         let story: Vec<_> = definitions.changes.iter().map(|change| format!("{change:?}")).collect();
         expect![[r#"
             AddVhost { name: "/" }
@@ -469,7 +476,7 @@ mod tests {
     #[test]
     fn imported_definitions_serve() {
         let mut meta = Meta::new();
-        for change in parse(DOCUMENT, || [1; 16]).unwrap().changes {
+        for change in parse(DOCUMENT, hash).unwrap().changes {
             let decision = meta.decide(change).unwrap();
             decision.records.iter().for_each(|record| drop(meta.apply(record)));
         }
@@ -512,7 +519,7 @@ mod tests {
             queue(&format!(r#"{{"x": {deep}}}"#)),
             queue(&format!(r#"{{"{long}": 1}}"#)),
         ];
-        let story = documents.map(|document| parse(&document, || [1; 16]).unwrap_err().text);
+        let story = documents.map(|document| parse(&document, hash).unwrap_err().text);
         expect![[r#"
             definitions: EOF while parsing an object at line 1 column 1
             definitions: missing field `vhost` at line 1 column 25

@@ -4,12 +4,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, precondition};
 
+/// Queues of a virtual host that has no limit of its own. Each costs memory for as long as it exists.
+const QUEUES_MAX: u64 = 1 << 18;
+
+/// Bindings that may end at one queue or exchange.
+const BINDINGS_MAX: usize = 1 << 16;
+
 /// What a virtual host may have. `None` is no limit of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct VhostLimits {
     /// Connections.
     pub connections_max: Option<u64>,
-    /// Queues.
+    /// Queues; `None`: 262144.
     pub queues_max: Option<u64>,
 }
 
@@ -35,7 +41,8 @@ impl VhostLimits {
 
     /// Whether `vhost`, which has `count` queues, may have one more, `queue`; 406 if not.
     pub(crate) fn admit_queue(&self, vhost: &str, queue: &str, count: usize) -> Result<(), Error> {
-        below(self.queues_max, u64::try_from(count).unwrap_or(u64::MAX)).map_err(|limit| {
+        let limit = self.queues_max.or(Some(QUEUES_MAX));
+        below(limit, u64::try_from(count).unwrap_or(u64::MAX)).map_err(|limit| {
             precondition(format!(
                 "cannot declare queue '{queue}': queue limit in vhost '{vhost}' ({limit}) is reached"
             ))
@@ -64,6 +71,16 @@ impl UserLimits {
     }
 }
 
+/// Whether one more binding may end where `count` do; 406 if not.
+pub(crate) fn admit_binding(destination: &str, vhost: &str, count: usize) -> Result<(), Error> {
+    if count < BINDINGS_MAX {
+        return Ok(());
+    }
+    let text =
+        format!("cannot bind '{destination}' in vhost '{vhost}': binding limit ({BINDINGS_MAX}) is reached");
+    Err(precondition(text))
+}
+
 /// Whether there is room for one more; the limit if not.
 fn below(limit: Option<u64>, count: u64) -> Result<(), u64> {
     match limit {
@@ -90,6 +107,10 @@ mod tests {
             of_user.admit_channel("u", 2),
             of_user.admit_channel("u", 3),
             VhostLimits::default().admit_connection("/", "u", u64::MAX),
+            VhostLimits::default().admit_queue("/", "q", 262_143),
+            VhostLimits::default().admit_queue("/", "q", 262_144),
+            admit_binding("q", "/", 65_535),
+            admit_binding("q", "/", 65_536),
         ];
         let story = found.map(|it| it.map_or_else(|error| error.text, |()| "ok".to_owned()));
         expect![[r#"
@@ -100,7 +121,11 @@ mod tests {
             connection refused for user 'u': user connection limit (1) is reached
             ok
             number of channels opened for user 'u' has reached the maximum allowed user limit of (3)
-            ok"#]]
+            ok
+            ok
+            cannot declare queue 'q': queue limit in vhost '/' (262144) is reached
+            ok
+            cannot bind 'q' in vhost '/': binding limit (65536) is reached"#]]
         .assert_eq(&story.join("\n"));
     }
 }

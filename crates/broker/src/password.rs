@@ -41,7 +41,7 @@ const SHA512_PREFIX: &str = "$rabbitmq-sha512$";
 /// $rabbitmq-sha512$BASE64                      the same with SHA-512
 /// (nothing)                                    no password fits
 /// ```
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PasswordHash(String);
 

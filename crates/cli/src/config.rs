@@ -396,6 +396,12 @@ mod tests {
     }
 
     #[test]
+    fn who_says_nothing_listens_on_loopback_only() {
+        let config = Written::default().mean().unwrap();
+        assert!(config.amqp.ip().is_loopback() && config.tls.is_none());
+    }
+
+    #[test]
     fn a_file_says_what_it_means() {
         let text =
             "data-dir = '/d'\namqp = '127.0.0.1:1'\nframe-max = '8KiB'\nmemory-max = 1048576\nshards = 3";

@@ -2,6 +2,7 @@
 
 mod allocator;
 mod config;
+mod log;
 mod serve;
 
 mod bodies;
@@ -16,6 +17,7 @@ mod window;
 mod client;
 mod url;
 
+mod audit;
 mod describe;
 mod dump;
 mod export_definitions;
@@ -46,6 +48,7 @@ enum Command {
     Consume(consume::Consume),
     Delayed(delayed::Delayed),
     Dump(dump::Dump),
+    Audit(audit::Audit),
     ExportDefinitions(export_definitions::ExportDefinitions),
     Store(store::Store),
     Perf(perf::Perf),
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Consume(consume) => consume.run(),
         Command::Delayed(delayed) => delayed.run(),
         Command::Dump(dump) => dump.run(),
+        Command::Audit(audit) => audit.run(),
         Command::ExportDefinitions(export) => export.run(),
         Command::Store(store) => store.run(),
         Command::Perf(perf) => perf.run(),

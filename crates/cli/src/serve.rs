@@ -1,19 +1,19 @@
 //! `leveret serve`.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use clap::Args;
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use server::Server;
 use server::config::Config;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
-use crate::allocator;
 use crate::config::Written;
+use crate::{allocator, log};
 
 /// Exit code for a configuration that makes no sense.
 const MISUSED: u8 = 2;
@@ -42,16 +42,10 @@ pub(crate) struct Serve {
 
     /// How to log, to standard error
     #[arg(long, env = "LEVERET_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
+    log_format: log::Format,
 
     #[command(flatten)]
     written: Written,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 impl Serve {
@@ -70,7 +64,8 @@ impl Serve {
         allocator::keep_buffers();
         allocator::give_back_at_rest()?;
         raise_descriptor_limit();
-        start_log(&self.log, self.log_format)?;
+        keep_files_private();
+        log::start(&self.log, self.log_format)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -97,6 +92,11 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
+/// Whatever is created from now on is for this user alone.
+fn keep_files_private() {
+    umask(Mode::from_raw_mode(0o077));
+}
+
 async fn serve(config: Config) -> Result<()> {
     // Before anything is started, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -121,15 +121,4 @@ async fn serve(config: Config) -> Result<()> {
         }
     };
     Ok(server.run(stop).await?)
-}
-
-fn start_log(filter: &str, format: LogFormat) -> Result<()> {
-    let filter =
-        EnvFilter::try_new(filter).with_context(|| format!("the log filter '{filter}' makes no sense"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
 }

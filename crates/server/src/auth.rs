@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, sleep};
 
+pub(crate) use backoff::network;
 use backoff::{Backoff, Toll};
 
 /// Passwords hashed at the same time. Each takes 19 MiB and some 20 ms.
@@ -35,6 +36,8 @@ pub(crate) struct Logins {
     /// clients of an application do.
     checking: Arc<Mutex<HashMap<LoginDigest, Arc<OnceCell<bool>>>>>,
     backoff: Arc<Mutex<Backoff>>,
+    /// Hashes that were made in place of others, with what they came from: both are of one password.
+    replaced: Arc<Mutex<HashMap<PasswordHash, PasswordHash>>>,
     key: [u8; 32],
 }
 
@@ -55,6 +58,7 @@ impl Logins {
             remembered: Arc::default(),
             checking: Arc::default(),
             backoff: Arc::default(),
+            replaced: Arc::default(),
             key,
         }
     }
@@ -93,8 +97,13 @@ impl Logins {
         }
     }
 
-    /// A hash of `password` as hashes are made today, for one that is weaker. `None`: not now.
-    pub(crate) async fn rehash(&self, password: String, salt: [u8; 16]) -> Option<PasswordHash> {
+    /// A hash of `password` as hashes are made today, in place of `old`, which is weaker. `None`: not now.
+    pub(crate) async fn rehash(
+        &self,
+        old: &PasswordHash,
+        password: String,
+        salt: [u8; 16],
+    ) -> Option<PasswordHash> {
         let _turn = self.turns.acquire().await.ok()?;
         let hash = tokio::task::spawn_blocking(move || {
             let hash = PasswordHash::hash(&password, salt).ok()?;
@@ -102,7 +111,19 @@ impl Logins {
         });
         let (hash, password) = hash.await.ok()??;
         self.remember(self.digest(&hash, &password));
+        let mut replaced = lock(&self.replaced);
+        if replaced.len() >= REMEMBERED_MAX {
+            replaced.clear();
+        }
+        replaced.insert(hash.clone(), old.clone());
         Some(hash)
+    }
+
+    /// Whether both are hashes of one password, as far as is known: who logged in with one may stay with the other.
+    pub(crate) fn are_of_one_password(&self, one: &PasswordHash, other: &PasswordHash) -> bool {
+        let replaced = lock(&self.replaced);
+        let origin = |hash| replaced.get(hash).unwrap_or(hash);
+        origin(one) == origin(other)
     }
 
     async fn check(&self, hash: PasswordHash, password: String) -> bool {

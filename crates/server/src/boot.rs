@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::audit::Audit;
 use crate::config::Config;
 use crate::descriptors::Shares;
 use crate::forwarder::Forwarder;
@@ -50,6 +51,7 @@ pub(crate) async fn start(
     config: &Config,
     fatal: &Fatal,
     stop: watch::Receiver<bool>,
+    audit: Audit,
 ) -> Result<Owners, Failure> {
     let directory = config.data_dir.join("journal");
     let recovered =
@@ -75,7 +77,7 @@ pub(crate) async fn start(
         shards.push(handle);
         tasks.push(task);
     }
-    let (meta, task) = recovered.start(shards.clone(), notices, fatal.clone())?;
+    let (meta, task) = recovered.start(shards.clone(), notices, audit, fatal.clone())?;
     tasks.push(task);
     let forwarder = Forwarder::new(shards.clone(), meta.topology());
     tasks.push(crate::spawn_owner("forwarder".to_owned(), fatal.clone(), forwarder.run(forwards, stop)));
@@ -161,7 +163,7 @@ pub(crate) fn is_first_password(hash: &PasswordHash) -> bool {
 
 /// Imports a definitions document. What is there already is kept, and replaced where the document says otherwise.
 async fn import(meta: &meta::Handle, path: &Path) -> Result<(), Failure> {
-    let changes = read_definitions(path).await?;
+    let changes = read_definitions(meta, path).await?;
     let count = changes.len();
     for change in changes {
         let changed = ask(meta, change).done().await;
@@ -194,7 +196,7 @@ pub(crate) async fn import_again(
 /// keep out what comes after it.
 async fn import_what_can_be(meta: &meta::Handle, path: &Path) {
     let file = path.display();
-    let changes = match read_definitions(path).await {
+    let changes = match read_definitions(meta, path).await {
         Ok(changes) => changes,
         Err(failure) => {
             warn!(%failure, "the definitions are not imported again");
@@ -212,13 +214,18 @@ async fn import_what_can_be(meta: &meta::Handle, path: &Path) {
 }
 
 /// Reads a document, away from the event loop: hashing passwords takes its time.
-async fn read_definitions(path: &Path) -> Result<Vec<Change>, Failure> {
+async fn read_definitions(meta: &meta::Handle, path: &Path) -> Result<Vec<Change>, Failure> {
     let owned = path.to_owned();
+    let topology = meta.topology().borrow().clone();
+    // A password that is right already keeps its hash: whoever logged in with it may stay.
+    let hash = move |user: &str, password: &str| match topology.access().user(user) {
+        Some(user) if user.password.verify(password) => Ok(user.password.clone()),
+        _ => PasswordHash::hash(password, random::bytes()),
+    };
     let read = tokio::task::spawn_blocking(move || {
         let text = std::fs::read_to_string(&owned)
             .map_err(|error| Failure(format!("cannot read the definitions {}: {error}", owned.display())))?;
-        definitions::parse(&text, random::bytes)
-            .map_err(|error| Failure(format!("{}: {error}", owned.display())))
+        definitions::parse(&text, hash).map_err(|error| Failure(format!("{}: {error}", owned.display())))
     });
     let read = read.await.map_err(|error| Failure(format!("reading definitions: {error}")))?;
     let definitions = read?;

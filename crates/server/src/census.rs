@@ -1,21 +1,33 @@
-//! How many connections and channels users and virtual hosts have.
+//! How many connections addresses, users and virtual hosts have, and how many channels.
+//!
+//! No single one of them gets the last tenth of what this node can serve, unless its own limit says so: whatever goes wild,
+//! others can still come in and look.
 //!
 //! One place for all connections. It is looked at when a connection or a channel opens or closes, and never for a message.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use broker::error::Error;
+use broker::limits::{UserLimits, VhostLimits};
 use broker::topology::Topology;
 
+use crate::auth::network;
+
 /// Counts those who are in.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Census(Arc<Mutex<Counts>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Census {
+    /// Connections that one address, user or virtual host may have, unless something else is said.
+    share: u64,
+    counts: Arc<Mutex<Counts>>,
+}
 
 /// No count is of nothing.
 #[derive(Debug, Default)]
 struct Counts {
+    addresses: HashMap<IpAddr, u64>,
     vhosts: HashMap<Arc<str>, u64>,
     users: HashMap<Arc<str>, OfUser>,
 }
@@ -24,6 +36,13 @@ struct Counts {
 struct OfUser {
     connections: u64,
     channels: u64,
+}
+
+/// A socket that is counted, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    census: Census,
+    network: IpAddr,
 }
 
 /// A connection that is counted with its channels, until this is dropped.
@@ -37,6 +56,21 @@ pub(crate) struct Place {
 }
 
 impl Census {
+    /// For a node that serves so many connections.
+    pub(crate) fn new(connections_max: usize) -> Census {
+        let share = (connections_max - connections_max / 10) as u64;
+        Census { share, counts: Arc::default() }
+    }
+
+    /// Counts one more socket, before anybody knows whose it is. `None`: its address has enough of them.
+    pub(crate) fn seat(&self, peer: IpAddr) -> Option<Seat> {
+        let network = network(peer);
+        let mut counts = self.lock();
+        let seats = counts.addresses.entry(network).or_default();
+        (*seats < self.share).then(|| *seats += 1)?;
+        Some(Seat { census: self.clone(), network })
+    }
+
     /// Counts one more connection.
     ///
     /// # Errors
@@ -50,8 +84,12 @@ impl Census {
         let mut counts = self.lock();
         let in_vhost = counts.vhosts.get(vhost).copied().unwrap_or_default();
         let of_user = counts.users.get(user).copied().unwrap_or_default();
-        topology.find_vhost(vhost)?.limits().admit_connection(vhost, user, in_vhost)?;
-        topology.access().limits(user).admit_connection(user, of_user.connections)?;
+        let (share, limits) = (Some(self.share), topology.find_vhost(vhost)?.limits());
+        let limits = VhostLimits { connections_max: limits.connections_max.or(share), ..limits };
+        limits.admit_connection(vhost, user, in_vhost)?;
+        let limits = topology.access().limits(user);
+        let limits = UserLimits { connections_max: limits.connections_max.or(share), ..limits };
+        limits.admit_connection(user, of_user.connections)?;
         *counts.vhosts.entry(Arc::clone(vhost)).or_default() += 1;
         counts.users.entry(Arc::clone(user)).or_default().connections += 1;
         let (user, vhost) = (Arc::clone(user), Arc::clone(vhost));
@@ -59,7 +97,7 @@ impl Census {
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,6 +121,17 @@ impl Place {
         self.channels.swap_remove(at);
         if let Some(of_user) = self.census.lock().users.get_mut(&self.user) {
             of_user.channels -= 1;
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut entry) = self.census.lock().addresses.entry(self.network) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
         }
     }
 }
@@ -111,7 +160,6 @@ impl Drop for Place {
 mod tests {
     use super::*;
     use broker::access::User;
-    use broker::limits::{UserLimits, VhostLimits};
     use broker::meta::{Change, Meta};
     use broker::password::PasswordHash;
 
@@ -134,7 +182,7 @@ mod tests {
 
     #[test]
     fn places_up_to_the_limits_and_again_when_one_is_free() {
-        let (census, meta) = (Census::default(), limited());
+        let (census, meta) = (Census::new(1000), limited());
         let enter = |user: &str, vhost: &str| {
             census.enter(meta.topology(), &user.into(), &vhost.into()).map_err(|error| error.text)
         };
@@ -151,8 +199,32 @@ mod tests {
     }
 
     #[test]
+    fn the_last_tenth_is_for_others() {
+        let (census, meta) = (Census::new(10), limited());
+        let seat = |peer: &str| census.seat(peer.parse().unwrap());
+        let mut seats: Vec<_> = (0..9).map(|_| seat("10.0.0.1").unwrap()).collect();
+        assert!(seat("10.0.0.1").is_none() && seat("10.0.0.2").is_some());
+        seats.pop();
+        assert!(seat("10.0.0.1").is_some(), "a place is free");
+        let same: Vec<_> = (0..9).map(|host| seat(&format!("2001:db8::{host}")).unwrap()).collect();
+        assert!(seat("2001:db8::ffff").is_none() && seat("2001:db8:0:1::1").is_some());
+        drop((seats, same));
+        assert!(census.lock().addresses.is_empty());
+
+        let enter = |user: &str, vhost: &str| {
+            census.enter(meta.topology(), &user.into(), &vhost.into()).map_err(|error| error.text)
+        };
+        let _places: Vec<_> = (0..9).map(|_| enter("w", "v").unwrap()).collect();
+        let full = "access to vhost 'v' refused for user 'x': connection limit (9) is reached";
+        assert_eq!(enter("x", "v").unwrap_err(), full);
+        let full = "connection refused for user 'w': user connection limit (9) is reached";
+        assert_eq!(enter("w", "/").unwrap_err(), full);
+        assert!(enter("x", "/").is_ok());
+    }
+
+    #[test]
     fn channels_of_all_connections_count_until_they_end() {
-        let (census, meta) = (Census::default(), limited());
+        let (census, meta) = (Census::new(1000), limited());
         let enter = || census.enter(meta.topology(), &"u".into(), &"/".into()).unwrap();
         let (mut one, mut other) = (enter(), enter());
         let open = |place: &mut Place, number| place.open_channel(meta.topology(), number).is_ok();

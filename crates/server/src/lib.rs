@@ -10,6 +10,7 @@
 //! Each piece of state has one owner: a connection's task its session, a shard's task its queues, the meta task the
 //! topology. They exchange messages and share no locks. Thinking is done in `broker` and `session`, which never wait.
 
+pub mod audit;
 pub mod config;
 pub mod export;
 pub mod journal;
@@ -49,6 +50,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use alarm::Alarms;
+use audit::Audit;
 use config::Config;
 
 /// How long clients may take to close their connections when the server stops.
@@ -119,6 +121,7 @@ pub(crate) struct Shared {
     meta: meta::Handle,
     logins: auth::Logins,
     census: census::Census,
+    audit: Audit,
     alarms: watch::Receiver<Alarms>,
     stop: watch::Receiver<bool>,
     /// One permit per connection.
@@ -153,6 +156,7 @@ pub struct Server {
     connections_max: usize,
     listeners: Vec<JoinHandle<()>>,
     owners: Vec<JoinHandle<()>>,
+    audit: Audit,
     _lock: lock::DirectoryLock,
 }
 
@@ -172,7 +176,8 @@ impl Server {
             config.tls.clone().map(|tls| listener::bind_tls(tls, &reload.certificates)).transpose()?;
         let (fatal, failed) = watch::channel(None);
         let (stop, stopping) = watch::channel(false);
-        let owners = boot::start(&config, &Fatal(fatal), stopping.clone()).await?;
+        let audit = Audit::start(&config.data_dir)?;
+        let owners = boot::start(&config, &Fatal(fatal), stopping.clone(), audit.clone()).await?;
         if let Some(path) = config.definitions.clone() {
             let (meta, wanted) = (owners.meta.clone(), Arc::clone(&reload.definitions));
             tokio::spawn(boot::import_again(meta, path, wanted, stopping.clone()));
@@ -193,7 +198,8 @@ impl Server {
             shards: owners.shards,
             meta: owners.meta,
             logins: auth::Logins::new(random::bytes()),
-            census: census::Census::default(),
+            census: census::Census::new(connections_max),
+            audit: audit.clone(),
             alarms,
             stop: stopping,
             connections: Arc::clone(&connections),
@@ -217,6 +223,7 @@ impl Server {
             connections_max,
             listeners,
             owners: owners.tasks,
+            audit,
             _lock: lock,
         })
     }
@@ -272,25 +279,31 @@ impl Server {
             Ok(()) => info!("stopped"),
             Err(_) => error!("stopped without waiting longer for the journals; what was confirmed is safe"),
         }
+        self.audit.finish();
     }
 }
 
 /// What a client sent, for the log: one line, and not too long.
 pub(crate) fn escape(text: &str) -> String {
     const LENGTH_MAX: usize = 256;
-    let end = text.floor_char_boundary(LENGTH_MAX);
-    let mut escaped = String::with_capacity(end);
-    for c in text[..end].chars() {
-        if c.is_control() {
+    let mut escaped = String::with_capacity(text.len().min(LENGTH_MAX));
+    for c in text.chars() {
+        if escaped.len() >= LENGTH_MAX {
+            escaped.push('…');
+            break;
+        }
+        if c.is_control() || changes_direction(c) {
             escaped.extend(c.escape_default());
         } else {
             escaped.push(c);
         }
     }
-    if end < text.len() {
-        escaped.push('…');
-    }
     escaped
+}
+
+/// Ends of lines and changes of direction, with which a line can look like another.
+fn changes_direction(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -300,6 +313,9 @@ mod tests {
     #[test]
     fn what_clients_send_stays_on_one_short_line() {
         assert_eq!(escape("queue 'ä'\r\n\u{1b}[31m"), r"queue 'ä'\r\n\u{1b}[31m");
-        assert_eq!(escape(&"x".repeat(1000)).chars().count(), 257);
+        assert_eq!(escape("a\u{2028}b\u{202e}c"), r"a\u{2028}b\u{202e}c");
+        assert_eq!(escape(&"x".repeat(256)), "x".repeat(256));
+        assert_eq!(escape(&"x".repeat(257)), "x".repeat(256) + "…");
+        assert!(escape(&"\u{1b}".repeat(1000)).len() < 300);
     }
 }

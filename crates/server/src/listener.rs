@@ -70,6 +70,10 @@ fn greet(stream: TcpStream, peer: SocketAddr, acceptor: Option<Acceptor>, shared
         warn!(%peer, limit = shared.config.limits.connections_max, "refused: too many connections, by the configuration or by what is left of the descriptors");
         return;
     };
+    let Some(seat) = shared.census.seat(peer.ip()) else {
+        warn!(%peer, "refused: nearly all connections come from this address");
+        return;
+    };
     if let Err(error) = prepare(&stream) {
         info!(%peer, %error, "the socket was gone at once");
         return;
@@ -87,7 +91,7 @@ fn greet(stream: TcpStream, peer: SocketAddr, acceptor: Option<Acceptor>, shared
                 Err(error) => info!(connection = id.0, %peer, %error, "no TLS came about"),
             },
         }
-        drop(place);
+        drop((place, seat));
     });
 }
 

@@ -21,6 +21,7 @@ use store::{Lsn, Tail};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
+use crate::audit::Audit;
 use crate::journal::{Journal, Progress};
 use crate::recovery::{self, JournalOptions};
 use crate::topology_log::{self, Replay};
@@ -103,6 +104,7 @@ impl Recovered {
         self,
         shards: Vec<shard::Handle>,
         notices: UnboundedReceiver<Notice>,
+        audit: Audit,
         fatal: Fatal,
     ) -> Result<(Handle, tokio::task::JoinHandle<()>), Failure> {
         let (inbox, inputs) = unbounded_channel();
@@ -127,6 +129,7 @@ impl Recovered {
             publisher,
             full: Arc::default(),
             unheeded: Unheeded::default(),
+            audit,
             fatal,
         };
         let full = Arc::clone(&task.full);
@@ -139,6 +142,7 @@ impl Recovered {
 struct Held {
     /// Committed once the journal is durable below this.
     end: Lsn,
+    records: Vec<Record>,
     effects: Vec<Effect>,
     topology: Topology,
     answer: Answer,
@@ -160,6 +164,7 @@ struct Task {
     publisher: watch::Sender<Topology>,
     full: Arc<AtomicBool>,
     unheeded: Unheeded,
+    audit: Audit,
     fatal: Fatal,
 }
 
@@ -229,7 +234,7 @@ impl Task {
             self.held.back().map_or(Lsn::ZERO, |last| last.end)
         };
         let topology = self.meta.topology().clone();
-        let held = Held { end, effects, topology, answer, reply: decision.reply };
+        let held = Held { end, records: decision.records, effects, topology, answer, reply: decision.reply };
         if end == Lsn::ZERO {
             self.tell(held);
         } else {
@@ -245,6 +250,7 @@ impl Task {
 
     /// Shards first, then everybody, then who asked: whoever hears of a queue can use it.
     fn tell(&self, held: Held) {
+        held.records.iter().for_each(|record| self.audit.change(record));
         for effect in held.effects {
             match effect {
                 Effect::QueueOpened(queue) => {

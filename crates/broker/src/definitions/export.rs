@@ -245,7 +245,7 @@ mod tests {
 
     fn import(json: &str) -> Meta {
         let mut meta = Meta::new();
-        let definitions = parse(json, || [1; 16]).unwrap();
+        let definitions = parse(json, |_, password| PasswordHash::hash(password, [1; 16])).unwrap();
         assert!(definitions.ignored.is_empty(), "{:?}", definitions.ignored);
         definitions.changes.into_iter().for_each(|change| ask(&mut meta, change));
         meta

@@ -10,6 +10,7 @@ use crate::access::{Permissions, TopicPermissions, User};
 use crate::arguments::Arguments;
 use crate::error::{Error, Kind, precondition};
 use crate::id::{ConnectionId, QueueId};
+use crate::limits::admit_binding;
 use crate::password::PasswordHash;
 use crate::policy::{Policy, Tier};
 use crate::topology::{
@@ -219,6 +220,8 @@ impl Meta {
         if vhost.is_bound(&binding) {
             return Ok(Decision::unchanged());
         }
+        let (Destination::Queue(end) | Destination::Exchange(end)) = &binding.destination;
+        admit_binding(end, &name, vhost.count_bindings_to(&binding.destination))?;
         let durable = vhost.is_durable_binding(&binding);
         Ok(Decision::new(vec![Record::Bound { vhost: name, binding: Arc::new(binding), durable }]))
     }

@@ -150,6 +150,11 @@ impl Bindings {
         self.destinations.get(destination).into_iter().flatten()
     }
 
+    /// How many there are of these.
+    pub(super) fn count_to(&self, destination: &Destination) -> usize {
+        self.destinations.get(destination).map_or(0, OrdSet::len)
+    }
+
     /// Checks the indices against each other and against what `queue_id` knows; panics if they differ.
     pub(super) fn check(&self, kind: impl Fn(&str) -> ExchangeKind, queue_id: impl Fn(&str) -> QueueId) {
         let by_source: OrdSet<Arc<Binding>> = self.iter().cloned().collect();

@@ -117,6 +117,11 @@ impl Vhost {
         self.bindings.to(destination)
     }
 
+    /// How many bindings end at a queue or an exchange.
+    pub(crate) fn count_bindings_to(&self, destination: &Destination) -> usize {
+        self.bindings.count_to(destination)
+    }
+
     /// Whether this very binding exists.
     pub fn is_bound(&self, binding: &Binding) -> bool {
         self.bindings.contains(binding)

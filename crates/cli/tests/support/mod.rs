@@ -44,7 +44,13 @@ impl Broker {
     /// Starts a broker on a data directory, with more arguments for `serve`, and waits until it listens. It logs warnings to
     /// the standard error of the test.
     pub(crate) fn start(data_dir: &Path, arguments: &[&str]) -> Broker {
-        let mut child = leveret(&["serve", "--amqp", "127.0.0.1:0", "--log", "warn"])
+        Broker::start_logging(data_dir, arguments, "warn", Stdio::inherit())
+    }
+
+    /// The same with another log.
+    pub(crate) fn start_logging(data_dir: &Path, arguments: &[&str], level: &str, log: Stdio) -> Broker {
+        let mut child = leveret(&["serve", "--amqp", "127.0.0.1:0", "--log", level])
+            .stderr(log)
             .args(arguments)
             .arg("--data-dir")
             .arg(data_dir)
@@ -70,6 +76,11 @@ impl Broker {
     /// The same for the guest.
     pub(crate) fn url(&self) -> String {
         format!("amqp://guest:guest@{}", self.address)
+    }
+
+    /// Has it read its definitions again.
+    pub(crate) fn hang_up(&self) {
+        send(&self.child, Signal::HUP);
     }
 
     /// Bytes of the broker's memory that are in RAM, the binary's own pages among them.

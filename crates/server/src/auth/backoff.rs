@@ -78,7 +78,7 @@ impl Backoff {
 }
 
 /// What counts as one address: with IPv6, whoever has one address has 2^64 of them.
-fn network(peer: IpAddr) -> IpAddr {
+pub(crate) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

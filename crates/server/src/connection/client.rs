@@ -247,6 +247,8 @@ impl Client {
         self.stage = Stage::Open(Box::new(session));
         self.place = Some(place);
         self.deadline = Instant::now() + self.tick_length();
+        // The password may have been changed since it was checked.
+        self.check_password();
     }
 
     fn open_channel(&mut self, channel: u16) {
@@ -309,7 +311,8 @@ impl Client {
         for mail in mails.drain(..) {
             match (&mut self.stage, mail) {
                 (Stage::Greeting(greeting), Mail::Login(right)) => {
-                    greeting.verified(right, &mut self.protocol, &mut self.output.bytes);
+                    let (audit, out) = (&self.shared.audit, &mut self.output.bytes);
+                    greeting.verified(right, &mut self.protocol, audit, out);
                 }
                 (Stage::Open(session), mail) => {
                     if let Err((channel, error)) = session.mail(mail, &mut self.output) {
@@ -324,10 +327,20 @@ impl Client {
     /// There is a newer topology.
     pub(super) fn topology_changed(&mut self, topology: Topology) {
         self.topology = topology;
-        if let Stage::Open(session) = &mut self.stage
-            && let Err(error) = session.update(self.topology.clone())
+        let Stage::Open(session) = &mut self.stage else { return };
+        for (channel, error) in session.update(self.topology.clone()) {
+            self.refuse(channel, &error);
+        }
+        self.check_password();
+    }
+
+    /// Who came with a password that is no longer the one has to come again.
+    fn check_password(&mut self) {
+        if let Stage::Open(session) = &self.stage
+            && let Some((checked, current)) = session.changed_password()
+            && !self.shared.logins.are_of_one_password(checked, current)
         {
-            self.refuse(0, &error);
+            self.refuse(0, &Error::connection_forced("the password was changed"));
         }
     }
 

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::Peer;
 use super::links::Links;
+use crate::audit::{Audit, Login};
 use crate::auth::Verdict;
 use crate::census::Place;
 use crate::session::{Identity, Session};
@@ -37,6 +38,8 @@ pub(super) struct Greeting {
     id: ConnectionId,
     peer: Peer,
     user: Arc<str>,
+    /// The hash that a password was checked against; `None` after a login by certificate.
+    password: Option<PasswordHash>,
     mechanism: String,
     /// The password is being checked: what comes in the meantime stays in the socket.
     checking: bool,
@@ -61,7 +64,7 @@ pub(super) enum Next {
 
 impl Greeting {
     pub(super) fn new(id: ConnectionId, peer: Peer) -> Greeting {
-        Greeting { id, peer, user: Arc::from(""), mechanism: String::new(), checking: false }
+        Greeting { id, peer, user: Arc::from(""), password: None, mechanism: String::new(), checking: false }
     }
 
     /// Whether the client has to wait for `verified`.
@@ -134,6 +137,7 @@ impl Greeting {
         let confined = access::may_connect(&user, self.peer.address.ip(), &shared.config.loopback_users);
         let hash = topology.access().user(&user).map(|user| user.password.clone());
         let hash = hash.filter(|_| confined.is_ok());
+        self.password.clone_from(&hash);
         let (shared, mailbox, peer) = (Arc::clone(shared), links.mailbox(), self.peer.address.ip());
         tokio::spawn(async move {
             let verdict = shared.logins.verify(peer, hash.clone(), password.clone()).await;
@@ -146,8 +150,15 @@ impl Greeting {
     }
 
     /// The password was checked.
-    pub(super) fn verified(&mut self, right: bool, connection: &mut Connection, out: &mut Vec<u8>) {
+    pub(super) fn verified(
+        &mut self,
+        right: bool,
+        connection: &mut Connection,
+        audit: &Audit,
+        out: &mut Vec<u8>,
+    ) {
         self.checking = false;
+        audit.login(Login { user: Arc::clone(&self.user), peer: self.peer.address.ip(), right });
         let (peer, user) = (self.peer.address, escape(&self.user));
         if right {
             info!(connection = self.id.0, %peer, user, "logged in");
@@ -170,6 +181,7 @@ impl Greeting {
         let identity = Identity {
             connection: self.id,
             user: Arc::clone(&self.user),
+            password: self.password.clone(),
             vhost,
             frame_max: connection.negotiated().frame_max,
             consumer_cancel_notify: connection.capabilities().consumer_cancel_notify,
@@ -185,7 +197,7 @@ async fn strengthen(shared: &Shared, user: Arc<str>, old: PasswordHash, password
     if !old.needs_rehash() || boot::is_first_password(&old) {
         return;
     }
-    let Some(new) = shared.logins.rehash(password, random::bytes()).await else { return };
+    let Some(new) = shared.logins.rehash(&old, password, random::bytes()).await else { return };
     let name = escape(&user);
     shared.meta.change(Change::ReplaceHash { user, old, new }, move |result| match result {
         Ok(_) => info!(user = name, "the password's hash is Argon2id now"),

@@ -62,7 +62,7 @@ impl Session {
     }
 
     pub(super) fn bind_exchange(&mut self, number: u16, bind: &exchange::Bind<'_>) -> Outcome {
-        self.authorize(Operation::Write, Resource::Exchange(bind.destination))?;
+        self.authorize(Operation::Write, Resource::Exchange(&clean(bind.destination)))?;
         self.authorize_source(bind.source, bind.routing_key)?;
         let binding = binding(bind.source, bind.destination, bind.routing_key, bind.arguments);
         self.bind(number, binding, Plain::BindExchange, bind.nowait);
@@ -70,7 +70,7 @@ impl Session {
     }
 
     pub(super) fn unbind_exchange(&mut self, number: u16, unbind: &exchange::Unbind<'_>) -> Outcome {
-        self.authorize(Operation::Write, Resource::Exchange(unbind.destination))?;
+        self.authorize(Operation::Write, Resource::Exchange(&clean(unbind.destination)))?;
         self.authorize_source(unbind.source, unbind.routing_key)?;
         let binding = binding(unbind.source, unbind.destination, unbind.routing_key, unbind.arguments);
         let (vhost, connection) = (Arc::clone(&self.identity.vhost), Some(self.identity.connection));

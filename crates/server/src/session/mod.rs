@@ -33,6 +33,7 @@ use amqp::method::{Method, basic};
 use broker::access::{Operation, Resource};
 use broker::id::{ConnectionId, QueueId};
 use broker::meta::Change;
+use broker::password::PasswordHash;
 use broker::shard::{Command, Confirm, Effect, Request};
 use broker::topology::{Exchange, ExchangeKind, Topology};
 use rustc_hash::FxHashMap;
@@ -50,11 +51,16 @@ use routes::Routes;
 /// Consumers that one channel may have.
 const CONSUMERS_MAX: usize = 2048;
 
+/// Class and method id of basic.consume.
+const CONSUME: (u16, u16) = (60, 20);
+
 /// Who the client is and what it agreed to.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) connection: ConnectionId,
     pub(crate) user: Arc<str>,
+    /// The hash that its password was checked against, if it came with one.
+    pub(crate) password: Option<PasswordHash>,
     pub(crate) vhost: Arc<str>,
     /// Bytes of a frame; 0: no limit.
     pub(crate) frame_max: u32,
@@ -119,9 +125,20 @@ impl Session {
         }
     }
 
-    /// There is a newer topology. An error: this user has no business here any more.
-    pub(crate) fn update(&mut self, topology: Topology) -> Outcome {
+    /// There is a newer topology. The channels, or the connection, that this user has no business in any more, and why.
+    pub(crate) fn update(&mut self, topology: Topology) -> Vec<(u16, Error)> {
+        let Identity { user, vhost, .. } = &self.identity;
+        let permissions = |topology: &Topology| topology.access().permissions_in(user, vhost).cloned();
+        let is_news = permissions(&self.topology) != permissions(&topology);
         self.topology = topology;
+        match self.may_stay() {
+            Err(error) => vec![(0, error)],
+            Ok(()) if is_news => self.lost_channels(),
+            Ok(()) => Vec::new(),
+        }
+    }
+
+    fn may_stay(&self) -> Outcome {
         let Identity { user, vhost, .. } = &self.identity;
         let gone =
             |what: &str| Err(Error::connection_forced(format!("{what} was deleted or lost its access")));
@@ -133,6 +150,26 @@ impl Session {
             return gone(&format!("user '{user}'"));
         }
         Ok(())
+    }
+
+    /// The channels with consumers of queues that this user may no longer read.
+    fn lost_channels(&self) -> Vec<(u16, Error)> {
+        let refusal = |consumer: &Consumer| {
+            let queue = self.topology.queue_by_id(consumer.queue)?;
+            let refused = self.authorize(Operation::Read, Resource::Queue(&queue.name));
+            Some((consumer.channel, refused.err()?.at(CONSUME)))
+        };
+        let mut lost: Vec<_> = self.consumers.values().filter_map(refusal).collect();
+        lost.sort_unstable_by_key(|(channel, _)| *channel);
+        lost.dedup_by_key(|(channel, _)| *channel);
+        lost
+    }
+
+    /// The hash that the password was checked against and the one there is now, if that is another.
+    pub(crate) fn changed_password(&self) -> Option<(&PasswordHash, &PasswordHash)> {
+        let checked = self.identity.password.as_ref()?;
+        let user = self.topology.access().user(&self.identity.user)?;
+        (*checked != user.password).then_some((checked, &user.password))
     }
 
     /// Whether an answer must come before the next event can be handled.
@@ -319,8 +356,9 @@ impl Session {
 
     /// Whether this user may bind to an exchange with a key. One that does not exist is for the meta task to refuse.
     fn authorize_source(&self, exchange: &str, key: &str) -> Outcome {
-        self.authorize(Operation::Read, Resource::Exchange(exchange))?;
-        match self.topology.exchange(&self.identity.vhost, &clean(exchange)) {
+        let exchange = clean(exchange);
+        self.authorize(Operation::Read, Resource::Exchange(&exchange))?;
+        match self.topology.exchange(&self.identity.vhost, &exchange) {
             Some(exchange) => self.authorize_key(Operation::Read, exchange, key),
             None => Ok(()),
         }

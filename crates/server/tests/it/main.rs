@@ -4,7 +4,9 @@
 //! `lapin` is a client that people use.
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "these are tests")]
 
+mod access;
 mod alarms;
+mod audit;
 mod broker;
 mod channels;
 mod client;
