@@ -1,7 +1,7 @@
 """Prefetch, acks, consumers and dead letters as the bytes have them, on a bare socket."""
 
 import pytest
-from pika import BasicProperties, spec
+from pika import BasicProperties, frame, spec
 
 import expect
 from wire import CAPABILITIES, Wire, count, deliveries, get, publish, receive_content
@@ -206,3 +206,19 @@ def test_a_priority_that_is_a_large_number(wire, queue):
     assert (first.consumer_tag, second.consumer_tag) == ("low", "high")
     publish(wire, queue, b"a")
     assert deliveries(wire, 1)[0][1] == "high"
+
+
+def test_what_is_refused_on_one_channel_takes_nothing_from_another(wire, queue):
+    wire.open_channel(2)
+    wire.call(spec.Basic.Consume(queue=queue, no_ack=True, exclusive=True), 2)
+    # At once, so that the broker works on both in one go.
+    message = frame.Header(1, 3, BasicProperties()).marshal() + frame.Body(1, b"one").marshal()
+    wire.send_bytes(
+        frame.Method(1, spec.Basic.Publish(routing_key=queue)).marshal()
+        + message
+        + frame.Method(1, spec.Basic.Consume(queue=queue)).marshal()
+    )
+    frames = [wire.receive_frame() for _ in range(4)]
+    methods = {it.channel_number: it.method for it in frames if isinstance(it, frame.Method)}
+    assert methods[1].reply_code == 403
+    assert methods[2].routing_key == queue

@@ -1,7 +1,7 @@
 //! The topology in its journal.
 //!
-//! Each record stands there twice, for it may speak of a queue and so of all the messages in it: where one of the two is
-//! damaged, nothing is missing.
+//! Each record stands there twice, for it may speak of a queue and so of all the messages in it: where a bit of one of the
+//! two has flipped, nothing is missing. They stand side by side: a sector that is gone takes both.
 
 use broker::meta::{KIND, Meta, Record};
 use store::{Error, Kind, Result, Tail};

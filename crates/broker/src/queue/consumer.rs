@@ -96,8 +96,10 @@ impl Consumers {
     }
 
     pub(crate) fn share(&mut self, sharing: Sharing) {
-        self.sharing = sharing;
-        self.active = None;
+        if self.sharing != sharing {
+            self.sharing = sharing;
+            self.active = None;
+        }
         self.activate();
     }
 
@@ -213,5 +215,36 @@ impl Consumers {
     /// The consumer at `place`.
     pub(crate) fn get(&self, place: Place) -> &Consumer {
         &self.all[place]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_active_stays_so_when_other_settings_change() {
+        let mut consumers = Consumers::default();
+        consumers.share(Sharing::One);
+        for number in 1..4 {
+            let subscription = Subscription {
+                consumer: number,
+                channel: 1,
+                no_ack: false,
+                exclusive: false,
+                priority: 0,
+                prefetch: 0,
+                timeout_ms: None,
+                window: Window::default(),
+            };
+            consumers.add(Consumer { connection: 0, subscription, in_flight: 0 });
+        }
+        let mut pick = |sharing| {
+            consumers.share(sharing);
+            consumers.pick(1, |_| true).map(|turn| turn.place)
+        };
+        let first = pick(Sharing::One);
+        assert!(first.is_some());
+        assert_eq!([pick(Sharing::One), pick(Sharing::One)], [first; 2]);
     }
 }

@@ -98,7 +98,8 @@ impl Queue {
         self.backlog.know(extent);
         let mut taken = Vec::new();
         // Consumers that caught up would only have to wait for what was just written.
-        if self.has_backlog() || self.front.bytes() > limits.queue / 2 {
+        let caught_up = !self.consumers.is_empty() && self.front.bytes() <= limits.queue / 2;
+        if self.has_backlog() || !caught_up {
             for span in &spill.spans {
                 let first = span.first.max(spill.handed + 1);
                 if first < span.end() {

@@ -105,12 +105,10 @@ impl Shard {
     fn spilled(&mut self, id: QueueId, token: u64, extent: Extent, log: &mut impl Log) {
         let Shard { queues, usage, paging, .. } = self;
         paging.forget_abandoned(token);
-        let all = queues.len();
         match queues.get_mut(&id) {
             None => paging.orders.push_back(Order::Remove { queue: id, segment: extent.segment }),
             Some(queue) => {
-                let limits = paging.limits_of(queue, usage.memory, all);
-                let (bytes, spans) = queue.spilled(token, extent, &limits, |run| usage.remove(run));
+                let (bytes, spans) = queue.spilled(token, extent, &paging.limits, |run| usage.remove(run));
                 paging.in_flight -= bytes;
                 // A log that never says anything could not be told from one that was lost with all it said.
                 if !spans.is_empty() || self.last_append.is_none() {

@@ -11,6 +11,7 @@ use amqp::method::{Method, connection};
 use amqp::receiver::Failure;
 use amqp::server::{Connection, Event, Offer};
 use broker::id::ConnectionId;
+use broker::shard::Effect;
 use broker::topology::Topology;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -314,12 +315,28 @@ impl Client {
                     let (audit, out) = (&self.shared.audit, &mut self.output.bytes);
                     greeting.verified(right, &mut self.protocol, audit, out);
                 }
-                (Stage::Open(session), mail) => {
-                    if let Err((channel, error)) = session.mail(mail, &mut self.output) {
+                (Stage::Open(_), Mail::Effects(shard, effects)) => self.take_effects(shard, effects),
+                (Stage::Open(session), Mail::Meta(token, result)) => {
+                    if let Err((channel, error)) =
+                        session.meta_answered(token, result, &mut self.output.bytes)
+                    {
                         self.refuse(channel, &error);
                     }
                 }
                 _ => {}
+            }
+            if let Stage::Open(session) = &mut self.stage {
+                session.browse();
+            }
+        }
+    }
+
+    /// What is refused on one channel is nothing to the others.
+    fn take_effects(&mut self, shard: usize, effects: Vec<Effect>) {
+        for effect in effects {
+            let Stage::Open(session) = &mut self.stage else { return };
+            if let Err((channel, error)) = session.effect(shard, effect, &mut self.output) {
+                self.refuse(channel, &error);
             }
         }
     }

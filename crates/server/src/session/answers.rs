@@ -233,7 +233,7 @@ impl Session {
     }
 
     /// The meta task answers.
-    pub(super) fn meta_answered(
+    pub(crate) fn meta_answered(
         &mut self,
         token: u64,
         result: Result<meta::Reply, broker::error::Error>,

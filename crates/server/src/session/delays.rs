@@ -69,7 +69,7 @@ impl Session {
     }
 
     /// Asks for what the first browser is to be shown next, if it can be now.
-    pub(super) fn browse(&mut self) {
+    pub(crate) fn browse(&mut self) {
         // Some may have been cancelled.
         self.browsers.retain(|browser| self.consumers.contains_key(&browser.consumer));
         let Some(browser) = self.browsers.front().filter(|browser| !browser.is_full) else { return };

@@ -40,7 +40,6 @@ use rustc_hash::FxHashMap;
 
 use crate::output::Output;
 use crate::random::Random;
-use crate::shard::Mail;
 use answers::Awaited;
 use channel::{Channel, Consumer, Unacked};
 use delays::Browser;
@@ -245,20 +244,13 @@ impl Session {
         }
     }
 
-    /// Takes what a shard or the meta task sends.
-    pub(crate) fn mail(&mut self, mail: Mail, out: &mut Output) -> Result<(), (u16, Error)> {
-        match mail {
-            Mail::Effects(shard, effects) => {
-                effects.into_iter().try_for_each(|effect| self.effect(shard, effect, out))?;
-            }
-            Mail::Meta(token, result) => self.meta_answered(token, result, &mut out.bytes)?,
-            Mail::Login(_) => {}
-        }
-        self.browse();
-        Ok(())
-    }
-
-    fn effect(&mut self, shard: usize, effect: Effect, out: &mut Output) -> Result<(), (u16, Error)> {
+    /// Takes what a shard sends. An error is about a channel, and the effects that follow may be about others.
+    pub(crate) fn effect(
+        &mut self,
+        shard: usize,
+        effect: Effect,
+        out: &mut Output,
+    ) -> Result<(), (u16, Error)> {
         match effect {
             Effect::Deliver(delivery) => self.deliver(shard, &delivery, out),
             Effect::Confirm(Confirm { publisher, first, last }) => self.safe(publisher, first, last),
