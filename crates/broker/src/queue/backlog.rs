@@ -51,6 +51,9 @@ struct Kept {
     live: u64,
     /// The oldest record of the log that speaks of it.
     recorded: Position,
+    /// Nothing is wanted once the log has committed the record at this position; `None`: something is, or the log does not
+    /// say so yet.
+    doomed: Option<Position>,
 }
 
 /// Messages on their way to a segment.
@@ -92,7 +95,10 @@ impl Backlog {
     /// Messages are in this extent.
     pub(crate) fn add(&mut self, span: Span, persistent: bool, extent: Extent) {
         self.len += span.count as usize;
-        self.keep(extent).live += u64::from(span.count);
+        let kept = self.keep(extent);
+        kept.live += u64::from(span.count);
+        // It was given up too early: the log has not heard of these.
+        kept.doomed = None;
         if let Some((first, last)) = self.pieces.range_mut(..span.first).next_back()
             && last.persistent == persistent
             && last.extent.segment == extent.segment
@@ -117,7 +123,7 @@ impl Backlog {
     fn keep(&mut self, extent: Extent) -> &mut Kept {
         let Extent { from, to, .. } = extent;
         let kept = self.segments.entry(extent.segment);
-        let kept = kept.or_insert(Kept { from, to, live: 0, recorded: Position::MAX });
+        let kept = kept.or_insert(Kept { from, to, live: 0, recorded: Position::MAX, doomed: None });
         if from.offset < kept.from.offset {
             kept.from = from;
         }
@@ -209,10 +215,17 @@ impl Backlog {
         self.dead = self.segments.iter().filter(|(_, kept)| kept.live == 0).map(|(id, _)| *id).collect();
     }
 
-    /// Gives up a segment, if nothing in it is wanted and nothing is on its way to it.
-    pub(crate) fn give_up(&mut self, segment: Segment) -> bool {
-        let unwanted = self.segments.get(&segment).is_some_and(|kept| kept.live == 0);
-        let removable = unwanted && self.spill.is_none();
+    /// When the log has committed the record at this position, nothing in a segment is wanted.
+    pub(crate) fn doom(&mut self, segment: Segment, position: Position) {
+        if let Some(kept) = self.segments.get_mut(&segment).filter(|kept| kept.live == 0) {
+            kept.doomed = Some(position);
+        }
+    }
+
+    /// Gives up a segment, if the log has committed that nothing in it is wanted and nothing is on its way to it.
+    pub(crate) fn give_up(&mut self, segment: Segment, committed: Position) -> bool {
+        let doomed = self.segments.get(&segment).and_then(|kept| kept.doomed);
+        let removable = doomed.is_some_and(|position| position < committed) && self.spill.is_none();
         if removable {
             self.segments.remove(&segment);
         }

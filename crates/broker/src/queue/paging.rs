@@ -312,8 +312,13 @@ impl Queue {
     }
 
     /// See [`super::backlog::Backlog::give_up`].
-    pub(crate) fn give_up(&mut self, segment: Segment) -> bool {
-        self.backlog.give_up(segment)
+    pub(crate) fn give_up(&mut self, segment: Segment, committed: Position) -> bool {
+        self.backlog.give_up(segment, committed)
+    }
+
+    /// See [`super::backlog::Backlog::doom`].
+    pub(crate) fn doom(&mut self, segment: Segment, position: Position) {
+        self.backlog.doom(segment, position);
     }
 
     /// All segments that may hold messages of this queue.

@@ -204,6 +204,9 @@ impl Shard {
     /// Nothing in a segment is wanted; when that is committed, its file can go.
     pub(super) fn doom(&mut self, id: QueueId, segment: Segment) {
         let position = self.last_append.unwrap_or(0);
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.doom(segment, position);
+        }
         self.paging.doomed.push_back((position, id, segment));
         self.remove_segments();
     }
@@ -215,7 +218,7 @@ impl Shard {
         while let Some((_, id, segment)) =
             paging.doomed.pop_front_if(|(position, _, _)| *position < committed)
         {
-            if queues.get_mut(&id).is_some_and(|queue| queue.give_up(segment)) {
+            if queues.get_mut(&id).is_some_and(|queue| queue.give_up(segment, committed)) {
                 paging.orders.push_back(Order::Remove { queue: id, segment });
             }
         }
