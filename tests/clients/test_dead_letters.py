@@ -301,3 +301,14 @@ def test_a_dead_letter_is_as_persistent_as_it_was(channel, name, graveyard):
     channel.queue_declare(queue, durable=True, arguments=graveyard.arguments(max_length=0))
     publish(channel, queue, "a", delivery_mode=2)
     assert graveyard.wait(1)[0][1].delivery_mode == 2
+
+
+def test_what_a_queue_rejected_arrives_though_it_is_deleted(channel, name, graveyard):
+    queue = name()
+    channel.queue_declare(queue, arguments=graveyard.arguments())
+    publish(channel, queue, *range(1000))
+    until(channel.connection, lambda: count(channel, queue) == 1000)
+    tags = [channel.basic_get(queue)[0].delivery_tag for _ in range(1000)]
+    channel.basic_nack(tags[-1], multiple=True, requeue=False)
+    channel.queue_delete(queue)
+    graveyard.wait(1000)

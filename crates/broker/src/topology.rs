@@ -39,7 +39,8 @@ pub use metadata::Metadata;
 pub use queue::Queue;
 pub use route::Envelope;
 pub use settings::{
-    DeadLetterStrategy, DelayedRetry, DelayedRetryOf, MessageGroups, Overflow, QueueKind, Return, Settings,
+    DeadLetterStrategy, DeadLetters, DelayedRetry, DelayedRetryOf, MessageGroups, Overflow, QueueKind,
+    Return, Settings, Source,
 };
 pub use vhost::Vhost;
 

@@ -1,4 +1,4 @@
-//! What a shard says of itself: congestion.
+//! What a shard says of itself: congestion; and what it takes.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use broker::message::Parts;
 use broker::queue::{Options, Subscription};
 use broker::record::{Log, Position, Span};
 use broker::shard::{Batch, Command, Effect, Publish, Reply, Request, Shard};
-use broker::topology::{Duplicates, Settings};
+use broker::topology::{Duplicates, Overflow, Settings};
 use broker::window::Window;
 
 const QUEUE: QueueId = QueueId(1);
@@ -197,4 +197,19 @@ fn what_is_too_old_goes_though_nobody_takes_dead_letters() {
     };
     assert!(counts(QUEUE) > 0, "the forwarder has enough to do");
     assert_eq!(counts(other), 0, "nobody has to take what goes nowhere");
+}
+
+/// A session that has not heard of a new limit has counted these messages as confirmed when they are taken.
+#[test]
+fn a_full_queue_takes_what_cannot_be_refused_any_more() {
+    let mut shard = Shard::default();
+    let settings = Settings { max_length: Some(1), overflow: Overflow::RejectPublish, ..Settings::default() };
+    let options = Options { label: "queue 'q'".to_owned(), durable: false, auto_delete: false, settings };
+    shard.open(QUEUE, options);
+    round(&mut shard, PUBLISHER, publish(3));
+    assert_eq!(shard.ready(), 3);
+    let Command::Publish(mut batch) = publish(2) else { unreachable!("it publishes") };
+    batch.runs.iter_mut().for_each(|run| run.confirm = Some((1, 1)));
+    round(&mut shard, PUBLISHER, Command::Publish(batch));
+    assert_eq!(shard.ready(), 3);
 }

@@ -15,7 +15,7 @@ use broker::id::{ConnectionId, QueueId};
 use broker::message::{Message, Messages, Parts};
 use broker::record::Span;
 use broker::shard::{Batch, Command, Confirm, Effect, Forward, Publish, Reason};
-use broker::topology::{DeadLetterStrategy, Duplicates, Envelope, Queue, Settings, Topology};
+use broker::topology::{DeadLetterStrategy, DeadLetters, Duplicates, Envelope, Queue, Topology};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
@@ -47,6 +47,7 @@ struct Origin {
     /// What the shard counts for it.
     weight: usize,
     reason: Reason,
+    letters: Option<DeadLetters>,
     /// It is tried again until somebody takes it.
     again: Option<Messages>,
 }
@@ -124,26 +125,23 @@ impl Forwarder {
     }
 
     fn forward(&mut self, shard: usize, forward: Forward) {
-        let Forward { queue, first, reason, messages } = forward;
+        let Forward { queue, first, reason, letters, messages } = forward;
         let topology = self.topology.borrow().clone();
         for (nth, message) in (0..).zip(messages.singles()) {
             let weight = broker::shard::weight(&message);
             let sequence = first.map(|first| first + nth);
-            let origin = Origin { shard, queue, sequence, weight, reason, again: None };
+            let letters = letters.clone();
+            let origin = Origin { shard, queue, sequence, weight, reason, letters, again: None };
             self.forward_one(&topology, origin, &message);
         }
     }
 
     fn forward_one(&mut self, topology: &Topology, mut origin: Origin, message: &Messages) {
-        let Some(from) = topology.queue_by_id(origin.queue).cloned() else {
-            return self.done(&origin);
-        };
-        let settings = topology.settings(&from);
-        let patient = settings.dead_letter_strategy == DeadLetterStrategy::AtLeastOnce;
+        // Who is gone does not wait for better times.
+        let patient = topology.queue_by_id(origin.queue).is_some()
+            && origin.letters.as_ref().is_some_and(|it| it.strategy == DeadLetterStrategy::AtLeastOnce);
         origin.again = patient.then(|| message.clone());
-        let Some((letter, queues, duplicates)) =
-            self.address(topology, &from, &settings, origin.reason, message)
-        else {
+        let Some((letter, queues, duplicates)) = self.address(topology, &origin, message) else {
             return self.nobody_took(origin);
         };
         let properties = Properties::new(&letter.properties).unwrap_or(Properties::EMPTY);
@@ -178,18 +176,19 @@ impl Forwarder {
     fn address(
         &mut self,
         topology: &Topology,
-        from: &Queue,
-        settings: &Settings,
-        reason: Reason,
+        origin: &Origin,
         message: &Messages,
     ) -> Option<(Letter, Vec<QueueId>, Duplicates)> {
-        if reason == Reason::Due {
+        let Origin { reason, letters, .. } = origin;
+        if *reason == Reason::Due {
+            let from = topology.queue_by_id(origin.queue)?;
             return self.address_due(topology, from, message.first());
         }
-        let exchange = settings.dead_letter_exchange.as_deref()?;
+        let DeadLetters { from, exchange, routing_key, .. } = letters.as_ref()?;
+        let (exchange, reason) = (&**exchange, *reason);
         let time_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let routing_key = settings.dead_letter_routing_key.as_deref();
-        let death = Death { queue: &from.name, reason, time_s, exchange, routing_key };
+        let death =
+            Death { queue: &from.queue, reason, time_s, exchange, routing_key: routing_key.as_deref() };
         let letter = dead_letter::readdress(message.first(), &death);
         let keys: Vec<&str> = letter.routing_keys.iter().map(String::as_str).collect();
         let properties = Properties::new(&letter.properties).ok()?;

@@ -147,10 +147,11 @@ impl Shard {
     fn forward(&mut self, id: QueueId, reason: Reason, first: u64, run: Run) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let messages = run.messages.clone();
+        let letters = queue.options.settings.dead_letters();
         let connection = self.outbox.place(ConnectionId::FORWARDER);
         queue.lend_taken(Holder { connection, channel: 0, consumer: None, since: self.now }, first, run);
         self.takes_part(connection, id);
-        let forward = Forward { queue: id, first: Some(first), reason, messages };
+        let forward = Forward { queue: id, first: Some(first), reason, letters, messages };
         self.outbox.push_at(connection, Effect::Forward(forward));
     }
 
@@ -166,9 +167,11 @@ impl Shard {
             }
             let to = Holder { connection: forwarder, channel: 0, consumer: None, since: self.now };
             let outbox = &mut self.outbox;
+            let letters = queue.options.settings.dead_letters();
             queue.pass_on(connection, *span, to, |first, run| {
                 let messages = run.messages.clone();
-                let forward = Forward { queue: *id, first: Some(first), reason: Reason::Rejected, messages };
+                let (first, letters) = (Some(first), letters.clone());
+                let forward = Forward { queue: *id, first, reason: Reason::Rejected, letters, messages };
                 outbox.push_at(forwarder, Effect::Forward(forward));
             });
             queue.touch(&mut self.touched, *id);

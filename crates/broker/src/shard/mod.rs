@@ -32,7 +32,7 @@ use crate::message::Messages;
 use crate::queue::{Options, Queue, Subscription};
 use crate::record::{Log, Position, Span};
 use crate::stream::{self, Reading};
-use crate::topology::{Duplicates, Return};
+use crate::topology::{DeadLetters, Duplicates, Return};
 use outbox::Outbox;
 pub use outbox::weight;
 use paging::Paging;
@@ -74,7 +74,8 @@ pub struct Publish {
     pub duplicates: Duplicates,
     /// Which of the batch's routes they take.
     pub route: usize,
-    /// Publisher and number, if it is one message whose publisher wants to hear if a queue refuses it.
+    /// Publisher and number, if it is one message that a queue may refuse: then its publisher hears of it. Others are taken
+    /// by full queues, too: whoever sent them may have been promised that already.
     pub confirm: Option<(u32, u64)>,
 }
 
@@ -227,6 +228,8 @@ pub struct Forward {
     pub first: Option<u64>,
     /// Why they go.
     pub reason: Reason,
+    /// What their queue said of dead letters when they died.
+    pub letters: Option<DeadLetters>,
     /// The messages.
     pub messages: Messages,
 }

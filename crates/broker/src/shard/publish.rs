@@ -96,7 +96,7 @@ impl Shard {
 
     /// Whether a queue takes messages; notes that it does not, and sends them where the queue wants them instead.
     pub(super) fn admit(&mut self, publish: &Publish, id: QueueId) -> bool {
-        let admitted = self.admits(id);
+        let admitted = publish.confirm.is_none() || self.admits(id);
         self.refused |= !admitted;
         if !admitted
             && let Some(settings) = self.queues.get(&id).map(|queue| &queue.options.settings)
@@ -104,7 +104,8 @@ impl Shard {
             && settings.dead_letter_exchange.is_some()
         {
             let messages = publish.messages.clone();
-            let forward = Forward { queue: id, first: None, reason: Reason::MaxLen, messages };
+            let letters = settings.dead_letters();
+            let forward = Forward { queue: id, first: None, reason: Reason::MaxLen, letters, messages };
             self.outbox.push(ConnectionId::FORWARDER, Effect::Forward(forward));
         }
         admitted

@@ -30,6 +30,8 @@ pub struct Settings {
     pub dead_letter_routing_key: Option<Arc<str>>,
     /// `dead-letter-strategy`: how hard the queue tries to get them there.
     pub dead_letter_strategy: DeadLetterStrategy,
+    /// What its dead letters say of where they come from, if there is a dead-letter exchange.
+    pub dead_letters_from: Option<Arc<Source>>,
     /// `max-length`: how many messages may be ready.
     pub max_length: Option<u64>,
     /// `max-length-bytes`: how many bytes of ready bodies.
@@ -59,6 +61,28 @@ pub struct Settings {
     pub segment_size: Option<u64>,
     /// `stream-filter-size-bytes`: bytes of each of its bloom filters.
     pub filter_size: Option<u64>,
+}
+
+/// A queue, by its names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its virtual host's.
+    pub vhost: Arc<str>,
+    /// Its own.
+    pub queue: Arc<str>,
+}
+
+/// Where dead letters come from and go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetters {
+    /// Their queue. It may be gone by now.
+    pub from: Arc<Source>,
+    /// See [`Settings::dead_letter_exchange`].
+    pub exchange: Arc<str>,
+    /// See [`Settings::dead_letter_routing_key`].
+    pub routing_key: Option<Arc<str>>,
+    /// See [`Settings::dead_letter_strategy`].
+    pub strategy: DeadLetterStrategy,
 }
 
 /// How the messages of a queue are grouped.
@@ -193,6 +217,16 @@ impl Settings {
         limited && self.overflow != Overflow::DropHead
     }
 
+    /// What becomes of dead letters, if they do not just go.
+    pub fn dead_letters(&self) -> Option<DeadLetters> {
+        Some(DeadLetters {
+            from: self.dead_letters_from.clone()?,
+            exchange: self.dead_letter_exchange.clone()?,
+            routing_key: self.dead_letter_routing_key.clone(),
+            strategy: self.dead_letter_strategy,
+        })
+    }
+
     /// Whether it matters how often a message was given back.
     pub fn counts_returns(&self) -> bool {
         self.kind == QueueKind::Quorum || self.delivery_limit.is_some() || self.delayed_retry.is_some()
@@ -216,8 +250,11 @@ impl Settings {
         let kind = said.queue.kind();
         let overflow = said.overflow(kind);
         let dead_letter_exchange = said.text("x-dead-letter-exchange").map(Arc::from);
+        let Queue { vhost, name, .. } = said.queue;
+        let source = || Arc::new(Source { vhost: Arc::clone(vhost), queue: Arc::clone(name) });
         Settings {
             kind,
+            dead_letters_from: dead_letter_exchange.is_some().then(source),
             message_ttl_ms: said.least("x-message-ttl"),
             expires_ms: said.least("x-expires"),
             dead_letter_strategy: match said.text("x-dead-letter-strategy") {

@@ -9,6 +9,9 @@ use broker::shard::{Batch, Command, Confirm, Publish};
 
 use super::drafts::{Draft, Drafts, Traits};
 
+/// Who publishes without confirms, and still has to live with it that a queue refuses a message.
+const NOBODY: (u32, u64) = (0, 0);
+
 /// Written bytes of deliveries that are not yet reported; a quarter of what a shard lets be unwritten.
 const REPORT_BYTES: usize = 256 << 10;
 
@@ -123,7 +126,7 @@ impl Outgoing {
         confirm: Option<(u32, u64)>,
     ) {
         if route.refusable {
-            return self.drafts.add_alone(route, parts, traits, confirm);
+            return self.drafts.add_alone(route, parts, traits, confirm.or(Some(NOBODY)));
         }
         self.drafts.add(route, parts, traits);
         if let Some((publisher, number)) = confirm {

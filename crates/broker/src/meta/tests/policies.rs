@@ -3,7 +3,11 @@
 use expect_test::expect;
 
 use super::*;
-use crate::topology::{DeadLetterStrategy, DelayedRetry, DelayedRetryOf, Overflow, QueueKind, Settings};
+use std::sync::Arc;
+
+use crate::topology::{
+    DeadLetterStrategy, DelayedRetry, DelayedRetryOf, Overflow, QueueKind, Settings, Source,
+};
 
 fn policy(name: &str, pattern: &str, definition: impl Fn(TableBuilder) -> TableBuilder) -> Policy {
     let (name, pattern) = (name.into(), pattern.into());
@@ -133,8 +137,9 @@ fn all_keys_become_settings() {
         }
         table
     };
-    let expected = Settings {
+    let expected = |queue: &str| Settings {
         kind: QueueKind::Quorum,
+        dead_letters_from: Some(Arc::new(Source { vhost: "/".into(), queue: queue.into() })),
         message_ttl_ms: Some(1),
         expires_ms: Some(2),
         dead_letter_exchange: Some("x".into()),
@@ -162,10 +167,10 @@ fn all_keys_become_settings() {
         filter_size: None,
     };
     let mut story = Story::with([declare("arguments", by_arguments)]);
-    assert_eq!(story.settings("arguments"), expected);
+    assert_eq!(story.settings("arguments"), expected("arguments"));
     story.tell(declare("policy", |table| table.with("x-queue-type", "quorum")));
     story.tell(put(Tier::User, by_policy.clone()));
-    assert_eq!(story.settings("policy"), expected);
+    assert_eq!(story.settings("policy"), expected("policy"));
 }
 
 #[test]
