@@ -428,12 +428,30 @@ impl Queue {
         Some(taken)
     }
 
-    /// Whether the message whose turn it is in a queue with groups is too old: it need not be the oldest.
+    /// Whether the message whose turn it is next is too old: where each may have its own time, it need not be the oldest.
     pub(crate) fn next_is_old(&self, now: u64) -> bool {
         let Some(extras) = self.extras.as_deref().filter(|extras| extras.timed) else { return false };
-        let Some((number, run)) = self.groups().and_then(Groups::next) else { return false };
+        if !extras.expirations && extras.groups.is_none() {
+            return false;
+        }
+        let Some((number, run)) = self.next_ready() else { return false };
         let due = extras.due(self.options.settings.message_ttl_ms, number, run.messages.first());
         due.is_some_and(|due| due <= now)
+    }
+
+    /// The messages in memory whose turn it is.
+    pub(super) fn next_ready(&self) -> Option<(u64, &Run)> {
+        if let Some(groups) = self.groups() {
+            return groups.next();
+        }
+        let urgent = self.levels().filter(|_| !self.is_turn_of_others()).find(|level| !level.is_empty());
+        urgent.unwrap_or(&self.front).first()
+    }
+
+    /// How many messages at the head can go at once: what stands behind one may be too old though it is not.
+    pub(super) fn run_len_max(&self) -> u32 {
+        let each_has_its_time = self.extras.as_ref().is_some_and(|extras| extras.expirations);
+        if each_has_its_time { 1 } else { self.head_len_max() }
     }
 
     /// The head is on the disk, and it is time to know it.

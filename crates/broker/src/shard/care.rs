@@ -96,7 +96,7 @@ impl Shard {
         }
     }
 
-    fn expire(&mut self, id: QueueId, now: u64) {
+    pub(super) fn expire(&mut self, id: QueueId, now: u64) {
         let settings = self.queues.get(&id).map(|queue| &queue.options.settings);
         let leads_somewhere = settings.is_some_and(|settings| settings.dead_letter_exchange.is_some());
         while (!leads_somewhere || self.may_forward())

@@ -187,6 +187,8 @@ impl Shard {
     /// Answers those who waited for a message of a queue, as far as there are some.
     pub(super) fn serve_waiting(&mut self, id: QueueId) {
         while let Some(at) = self.paging.gets.iter().position(|get| get.queue == id) {
+            // What was read may have become too old, and so may what stands behind what is given out.
+            self.expire(id, self.now);
             if self.queues.get(&id).is_some_and(|queue| !queue.closing && queue.waits_for_disk()) {
                 return;
             }
