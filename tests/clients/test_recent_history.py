@@ -110,7 +110,7 @@ def test_messages_keep_what_is_written_on_them(confirming, history, queue):
     assert (properties.headers, properties.message_id) == ({"a": 1}, "m")
 
 
-@pytest.mark.parametrize("length", [0, -1, "many"])
+@pytest.mark.parametrize("length", [0, -1, 10_001, "many"])
 def test_a_length_that_makes_no_sense(connection, history, name, length):
     history()
     with pytest.raises(ChannelClosedByBroker) as error:

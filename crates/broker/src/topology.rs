@@ -39,7 +39,8 @@ pub use metadata::Metadata;
 pub use queue::Queue;
 pub use route::Envelope;
 pub use settings::{
-    DeadLetterStrategy, DelayedRetry, DelayedRetryOf, MessageGroups, Overflow, QueueKind, Return, Settings,
+    DeadLetterStrategy, DelayedRetry, DelayedRetryOf, Keeps, MessageGroups, Overflow, QueueKind, Return,
+    Settings,
 };
 pub use vhost::Vhost;
 

@@ -16,7 +16,7 @@ use broker::queue::Options;
 use broker::record::{Record, Span, VERSION};
 use broker::shard::{Batch, Browse, Command, Confirm, Effect, Publish, Reason, Reply, Request, Shard};
 use broker::topology::{
-    Deduplication, DelayedRetry, DelayedRetryOf, Duplicates, Identity, Overflow, QueueKind, Settings,
+    Deduplication, DelayedRetry, DelayedRetryOf, Duplicates, Identity, Keeps, Overflow, QueueKind, Settings,
 };
 use disk::{Journal, Pager};
 use proptest::option;
@@ -620,7 +620,7 @@ fn delayed(ms: i64) -> Publish {
 
 #[test]
 fn what_waits_for_its_time_still_does_after_a_restart() {
-    let mut world = World::new(Settings { delays: true, ..Settings::default() }, true);
+    let mut world = World::new(Settings { keeps: Some(Keeps::Delayed), ..Settings::default() }, true);
     let runs = vec![delayed(300), delayed(100)];
     let batch = Batch { routes: vec![Arc::from([QUEUE])], runs, ..Batch::default() };
     world.send(Command::Publish(batch));
@@ -645,7 +645,7 @@ fn what_waits_for_its_time_still_does_after_a_restart() {
 
 #[test]
 fn what_waits_is_called_off_by_its_id_and_stays_so() {
-    let mut world = World::new(Settings { delays: true, ..Settings::default() }, true);
+    let mut world = World::new(Settings { keeps: Some(Keeps::Delayed), ..Settings::default() }, true);
     let runs =
         [(0, "a"), (1, "b"), (2, "a"), (3, "b")].map(|(number, id)| delayed_with_id(number, id)).to_vec();
     let batch = Batch { routes: vec![Arc::from([QUEUE])], runs, ..Batch::default() };

@@ -8,7 +8,7 @@ use broker::message::Parts;
 use broker::queue::{Options, Subscription};
 use broker::record::{Log, Position, Span};
 use broker::shard::{Batch, Command, Effect, Publish, Reply, Request, Shard};
-use broker::topology::{Duplicates, Settings};
+use broker::topology::{Duplicates, Keeps, Settings};
 use broker::window::Window;
 
 const QUEUE: QueueId = QueueId(1);
@@ -238,4 +238,28 @@ fn what_is_too_old_behind_a_message_that_is_not_goes_to_nobody() {
         });
         assert_eq!(delivered.collect::<Vec<_>>(), [(1, 1), (3, 1), (5, 1)]);
     }
+}
+
+#[test]
+fn what_is_written_on_messages_counts_where_whole_messages_are_limited() {
+    let (mut shard, size_max) = (Shard::default(), 1000);
+    let settings = Settings {
+        max_length: Some(10_000),
+        max_length_bytes: Some(size_max),
+        keeps: Some(Keeps::History),
+        ..Settings::default()
+    };
+    let label = "a queue".to_owned();
+    shard.open(QUEUE, Options { label, durable: false, auto_delete: false, settings });
+    let message_id = "x".repeat(200);
+    let properties =
+        PropertiesBuilder { message_id: Some(&message_id), ..PropertiesBuilder::default() }.to_bytes();
+    let messages = Parts { route: b"\0\x01q", properties: &properties, body: b"" }.to_messages();
+    let size = messages.size() as u64;
+    for _ in 0..10 {
+        let Command::Publish(mut batch) = publish(1) else { unreachable!() };
+        batch.runs[0].messages = messages.clone();
+        round(&mut shard, PUBLISHER, Command::Publish(batch));
+    }
+    assert_eq!(shard.ready(), size_max / size);
 }

@@ -9,7 +9,7 @@ use amqp::properties::Properties;
 
 use super::consumer::Sharing;
 use super::groups::Groups;
-use super::limits::body_bytes;
+use super::limits::limited_bytes;
 use super::runs::Runs;
 use super::seen::Windows;
 use super::times::{Mark, Times};
@@ -19,7 +19,7 @@ use crate::record::Span;
 use crate::sequence::Stretch;
 use crate::shard::Bookmark;
 use crate::topology::deduplication::digest;
-use crate::topology::{QueueKind, Settings, due_ms};
+use crate::topology::{Keeps, QueueKind, Settings, due_ms};
 
 /// Priority from which a message of a quorum queue goes before others.
 const QUORUM_URGENT: u8 = 5;
@@ -55,7 +55,7 @@ pub(crate) struct Extras {
     pub(super) returned_on_disk: BTreeMap<u64, u16>,
     /// Messages that it took and takes no copy of.
     pub(super) seen: Windows,
-    /// Bytes of bodies that wait; counted where a limit asks for it.
+    /// Bytes that wait; counted where a limit asks for it.
     pub(super) ready_bytes: u64,
     /// When somebody last used the queue; kept if it expires.
     last_used: u64,
@@ -153,8 +153,9 @@ impl Queue {
             (true, QueueKind::Quorum) => Sharing::OneByPriority,
             (true, QueueKind::Classic | QueueKind::Stream) => Sharing::One,
         });
-        let ready_bytes =
-            settings.max_length_bytes.map_or(0, |_| self.ready().map(|(_, run)| body_bytes(run)).sum());
+        let ready_bytes = settings
+            .max_length_bytes
+            .map_or(0, |_| self.ready().map(|(_, run)| limited_bytes(&settings, run)).sum());
         if let Some(extras) = Extras::of(&settings)
             && self.extras.is_none()
         {
@@ -165,7 +166,8 @@ impl Queue {
         let extras = self.extras.as_deref_mut()?;
         extras.ready_bytes = ready_bytes;
         extras.last_used = extras.last_used.max(now);
-        extras.timed |= self.options.settings.message_ttl_ms.is_some() || self.options.settings.delays;
+        extras.timed |= self.options.settings.message_ttl_ms.is_some()
+            || self.options.settings.keeps == Some(Keeps::Delayed);
         let mark = Mark { first: lowest, ms: now };
         (extras.timed && lowest < next && extras.times.begins_after(lowest)).then(|| {
             extras.times.recover(mark);
@@ -518,7 +520,7 @@ impl Queue {
             assert_eq!(id_of(run).as_ref(), Some(id), "an id leads to its message");
         }
         if self.options.settings.max_length_bytes.is_some() && self.backlog.is_empty() {
-            let bytes: u64 = self.ready().map(|(_, run)| body_bytes(run)).sum();
+            let bytes: u64 = self.ready().map(|(_, run)| limited_bytes(&self.options.settings, run)).sum();
             assert_eq!(extras.ready_bytes, bytes, "bytes that wait");
         }
     }
