@@ -125,12 +125,16 @@ def test_what_is_kept_is_the_exchanges(connection, history):
         lambda channel: channel.basic_get(kept),
         lambda channel: channel.basic_consume(kept, lambda *_: None),
         lambda channel: channel.queue_delete(kept),
+        lambda channel: channel.queue_bind(kept, "amq.fanout"),
     ]:
         with pytest.raises(ChannelClosedByBroker) as error:
             touch(connection.channel())
         closed(error.value, 403, exchange)
     channel = connection.channel()
     publish(channel, exchange, 1, 2)
+    channel.confirm_delivery()
+    with pytest.raises(UnroutableError):
+        channel.basic_publish("", kept, b"forged", mandatory=True)
     assert channel.queue_purge(kept).method.message_count == 2
     channel.exchange_delete(exchange)
     with pytest.raises(ChannelClosedByBroker) as error:
