@@ -10,7 +10,7 @@ use std::sync::Arc;
 use amqp::properties::PropertiesBuilder;
 use amqp::table::TableBuilder;
 use broker::id::{ConnectionId, QueueId};
-use broker::message::{Message, Parts};
+use broker::message::{Message, Messages, Parts};
 use broker::page::Limits;
 use broker::queue::Options;
 use broker::record::{Record, Span, VERSION};
@@ -18,6 +18,7 @@ use broker::shard::{Batch, Browse, Command, Confirm, Effect, Publish, Reason, Re
 use broker::topology::{
     Deduplication, DelayedRetry, DelayedRetryOf, Duplicates, Identity, Keeps, Overflow, QueueKind, Settings,
 };
+use bytes::BytesMut;
 use disk::{Journal, Pager};
 use proptest::option;
 use proptest::prelude::*;
@@ -616,6 +617,21 @@ fn delayed(ms: i64) -> Publish {
         route: 0,
         confirm: None,
     }
+}
+
+#[test]
+fn a_message_that_waits_does_not_keep_the_buffer_of_those_that_came_with_it() {
+    let mut world = World::new(Settings { keeps: Some(Keeps::Delayed), ..Settings::default() }, false);
+    let mut bytes = BytesMut::new();
+    (1..=100).for_each(|ms| bytes.extend_from_slice(delayed(ms).messages.as_bytes()));
+    let bytes = bytes.freeze();
+    let runs = vec![Publish { messages: Messages::encoded(bytes.clone(), 100), ..delayed(0) }];
+    let batch = Batch { routes: vec![Arc::from([QUEUE])], runs, ..Batch::default() };
+    world.send(Command::Publish(batch));
+    world.now += 99;
+    world.round();
+    assert_eq!(world.dead.len(), 99, "all have gone but for one");
+    assert!(bytes.is_unique(), "one keeps the buffer of a hundred");
 }
 
 #[test]

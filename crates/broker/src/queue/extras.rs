@@ -368,7 +368,9 @@ impl Queue {
     fn keep_until_due(&mut self, first: u64, mut run: Run) {
         let Some(extras) = self.extras.as_deref_mut() else { return };
         for number in first..first + u64::from(run.count()) {
-            let part = if run.count() > 1 { run.split_to(1) } else { run.clone() };
+            let mut part = if run.count() > 1 { run.split_to(1) } else { run.clone() };
+            // It may wait for longer than those that came with it.
+            part.stays();
             let properties = Properties::new(part.messages.first().properties());
             let arrived = extras.times.of(number);
             let due = properties.ok().and_then(|properties| due_ms(properties, arrived)).unwrap_or(arrived);
