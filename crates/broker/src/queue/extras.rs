@@ -478,13 +478,10 @@ impl Queue {
 
     /// What the clock says.
     pub(crate) fn outlook(&mut self, now: u64) -> Outlook {
-        let lowest = self.lowest();
+        self.forget_times();
         let busy = !self.consumers.is_empty();
         let settings = &self.options.settings;
         let Some(extras) = self.extras.as_deref_mut() else { return Outlook::default() };
-        if extras.timed {
-            extras.times.forget_below(lowest);
-        }
         if busy || extras.had_consumers {
             extras.last_used = now;
         }
@@ -499,6 +496,14 @@ impl Queue {
         let delayed = extras.delayed.first_key_value().map(|((ms, _), _)| *ms);
         let next = heads.chain(on_disk).chain(delayed).chain(unused_until).min();
         Outlook { next, expired: unused_until.is_some_and(|ms| ms <= now) }
+    }
+
+    /// When messages arrived that are gone is of no use. To find out takes the longer the more wait for their time.
+    fn forget_times(&mut self) {
+        if self.extras.as_ref().is_some_and(|extras| extras.timed && extras.times.have_grown()) {
+            let lowest = self.lowest();
+            self.extras.iter_mut().for_each(|extras| extras.times.forget_below(lowest));
+        }
     }
 
     /// The lowest number that is in the queue, or the next one.
