@@ -437,7 +437,7 @@ impl Shard {
 
     /// Bytes of messages in memory, waiting and unacked.
     pub fn message_bytes(&self) -> u64 {
-        self.usage.memory + self.streams.window_bytes()
+        self.usage.memory() + self.streams.window_bytes()
     }
 
     /// Bytes of the log that hold messages still in a queue.

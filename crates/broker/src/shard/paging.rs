@@ -109,7 +109,7 @@ impl Shard {
         match queues.get_mut(&id) {
             None => paging.orders.push_back(Order::Remove { queue: id, segment: extent.segment }),
             Some(queue) => {
-                let limits = paging.limits_of(queue, usage.memory, all);
+                let limits = paging.limits_of(queue, usage.messages, all);
                 let (bytes, spans) = queue.spilled(token, extent, &limits, |run| usage.remove(run));
                 paging.in_flight -= bytes;
                 // A log that never says anything could not be told from one that was lost with all it said.
@@ -136,9 +136,9 @@ impl Shard {
         let Shard { queues, paging, usage, now, .. } = self;
         let all = queues.len();
         let Some(queue) = queues.get_mut(&id) else { return };
-        let limits = paging.limits_of(queue, usage.memory, all);
+        let limits = paging.limits_of(queue, usage.messages, all);
         if queue.needs_paging(&limits) || paging.holding.contains(&id) {
-            let busy = !queue.consumers.is_empty() && usage.memory < limits.busy;
+            let busy = !queue.consumers.is_empty() && usage.messages < limits.busy;
             paging.spill(id, queue, &limits, busy);
             paging.read(id, queue, *now);
         }
@@ -147,9 +147,9 @@ impl Shard {
     /// Looks at all queues when what is in memory is too much and has grown: some may have got nothing for long.
     pub(super) fn make_room(&mut self) {
         let Shard { paging: Paging { limits, looked_at, .. }, usage, .. } = self;
-        *looked_at = usage.memory.min(*looked_at);
-        if usage.memory > limits.idle && usage.memory > *looked_at + limits.idle / 4 {
-            *looked_at = usage.memory;
+        *looked_at = usage.messages.min(*looked_at);
+        if usage.messages > limits.idle && usage.messages > *looked_at + limits.idle / 4 {
+            *looked_at = usage.messages;
             self.look_at_all();
         }
     }
@@ -165,7 +165,7 @@ impl Shard {
         let Shard { queues, touched, paging, usage, .. } = self;
         let all = queues.len();
         for (id, queue) in queues {
-            if queue.needs_paging(&paging.limits_of(queue, usage.memory, all)) {
+            if queue.needs_paging(&paging.limits_of(queue, usage.messages, all)) {
                 queue.touch(touched, *id);
             }
         }
