@@ -250,6 +250,26 @@ def test_who_may_see_and_call_off(connect, connection, delayed):
     assert waiting(channel, exchange) == ["x"]
 
 
+def test_who_may_not_use_a_key_calls_nothing_off_with_it(connect, connection, delayed):
+    delayed("topic")
+    exchange, channel = "delayed.topical", connection.channel()
+    channel.exchange_declare(exchange, "x-delayed-message", arguments={"x-delayed-type": "topic"})
+    delay_with_id(channel, exchange, "x", HOUR_MS, "id")
+    topical = connect("topical", "topical")
+    for key, refused in [("other", True), ("topical.key", False)]:
+        stranger = topical.channel()
+        stranger.confirm_delivery()
+        properties = BasicProperties(headers={"x-cancel": "id"})
+        if refused:
+            with pytest.raises(ChannelClosedByBroker) as error:
+                stranger.basic_publish(exchange, key, b"", properties, mandatory=True)
+            closed(error.value, 403, exchange)
+        else:
+            stranger.basic_publish(exchange, key, b"", properties, mandatory=True)
+        assert waiting(connection.channel(), exchange) == (["x"] if refused else [])
+    channel.exchange_delete(exchange)
+
+
 def test_a_header_that_calls_off_means_nothing_elsewhere(channel, queue):
     channel.basic_publish("", queue, b"x", BasicProperties(headers={"x-cancel": "id"}))
     assert channel.basic_get(queue, auto_ack=True)[1].headers == {"x-cancel": "id"}

@@ -110,7 +110,7 @@ def test_messages_keep_what_is_written_on_them(confirming, history, queue):
     assert (properties.headers, properties.message_id) == ({"a": 1}, "m")
 
 
-@pytest.mark.parametrize("length", [0, -1, "many"])
+@pytest.mark.parametrize("length", [0, -1, 10_001, "many"])
 def test_a_length_that_makes_no_sense(connection, history, name, length):
     history()
     with pytest.raises(ChannelClosedByBroker) as error:
@@ -125,12 +125,16 @@ def test_what_is_kept_is_the_exchanges(connection, history):
         lambda channel: channel.basic_get(kept),
         lambda channel: channel.basic_consume(kept, lambda *_: None),
         lambda channel: channel.queue_delete(kept),
+        lambda channel: channel.queue_bind(kept, "amq.fanout"),
     ]:
         with pytest.raises(ChannelClosedByBroker) as error:
             touch(connection.channel())
         closed(error.value, 403, exchange)
     channel = connection.channel()
     publish(channel, exchange, 1, 2)
+    channel.confirm_delivery()
+    with pytest.raises(UnroutableError):
+        channel.basic_publish("", kept, b"forged", mandatory=True)
     assert channel.queue_purge(kept).method.message_count == 2
     channel.exchange_delete(exchange)
     with pytest.raises(ChannelClosedByBroker) as error:

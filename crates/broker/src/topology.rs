@@ -39,7 +39,7 @@ pub use metadata::Metadata;
 pub use queue::Queue;
 pub use route::Envelope;
 pub use settings::{
-    DeadLetterStrategy, DeadLetters, DelayedRetry, DelayedRetryOf, MessageGroups, Overflow, QueueKind,
+    DeadLetterStrategy, DeadLetters, DelayedRetry, DelayedRetryOf, Keeps, MessageGroups, Overflow, QueueKind,
     Return, Settings, Source,
 };
 pub use vhost::Vhost;

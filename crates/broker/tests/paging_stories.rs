@@ -9,7 +9,7 @@ use broker::queue::{Options, Subscription};
 use broker::record::{Log, Position};
 
 use broker::shard::{Batch, Command, Effect, Publish, Reply, Request, Shard};
-use broker::topology::{Duplicates, Settings};
+use broker::topology::{Duplicates, Identity, Settings};
 use broker::window::Window;
 use bytes::{Bytes, BytesMut};
 
@@ -188,6 +188,32 @@ fn many_small_queues_that_nobody_reads_share_the_memory() {
     assert_eq!(story.shard.ready(), 10 * QUEUES);
     let kept = story.shard.message_bytes();
     assert!(kept <= idle + idle / 4, "{} messages are in memory", kept / WEIGHT);
+}
+
+#[test]
+fn what_a_queue_remembers_makes_no_other_queue_spill() {
+    let mut story = Story::new();
+    let limits = Limits { queue: 30 * WEIGHT, idle: 10 * WEIGHT, share: WEIGHT, ..LIMITS };
+    story.shard.limit_paging(limits);
+    for id in 0..100u8 {
+        let through = Identity { window: 5, id: [id; 16], size: 100, ttl_ms: None };
+        let duplicates = Duplicates::Drop(through);
+        let run = Publish {
+            messages: message(id.into()),
+            persistent: true,
+            expires: false,
+            duplicates,
+            route: 0,
+            confirm: None,
+        };
+        let batch = Batch { routes: vec![Arc::from([TWO])], runs: vec![run], confirms: Vec::new() };
+        story.round(PUBLISHER, Command::Publish(batch));
+        story.round(READER, Command::Request(1, Request::Purge(TWO)));
+    }
+    assert!(story.shard.message_bytes() > limits.idle, "ids count as what is in memory");
+    story.publish(ONE, 0..6);
+    let orders = story.orders();
+    assert!(orders.is_empty(), "there is room for messages: {orders:?}");
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use amqp::properties::PropertiesBuilder;
 use broker::id::{ConnectionId, QueueId};
 use broker::message::Parts;
 use broker::queue::{Options, Subscription};
 use broker::record::{Log, Position, Span};
 use broker::shard::{Batch, Command, Effect, Publish, Reply, Request, Shard};
-use broker::topology::{Duplicates, Overflow, Settings};
+use broker::topology::{Duplicates, Keeps, Overflow, Settings};
 use broker::window::Window;
 
 const QUEUE: QueueId = QueueId(1);
@@ -63,8 +64,13 @@ fn shard_with_consumer(no_ack: bool, prefetch: u32) -> Shard {
             settings: Settings::default(),
         },
     );
-    let window = Window::default();
-    let subscription = Subscription {
+    let consume = Request::Consume(QUEUE, subscription(no_ack, prefetch));
+    round(&mut shard, CONSUMER, Command::Request(1, consume));
+    shard
+}
+
+fn subscription(no_ack: bool, prefetch: u32) -> Subscription {
+    Subscription {
         consumer: 1,
         channel: 1,
         no_ack,
@@ -72,10 +78,8 @@ fn shard_with_consumer(no_ack: bool, prefetch: u32) -> Shard {
         priority: 0,
         prefetch,
         timeout_ms: None,
-        window,
-    };
-    round(&mut shard, CONSUMER, Command::Request(1, Request::Consume(QUEUE, subscription)));
-    shard
+        window: Window::default(),
+    }
 }
 
 #[test]
@@ -212,4 +216,65 @@ fn a_full_queue_takes_what_cannot_be_refused_any_more() {
     batch.runs.iter_mut().for_each(|run| run.confirm = Some((1, 1)));
     round(&mut shard, PUBLISHER, Command::Publish(batch));
     assert_eq!(shard.ready(), 3);
+}
+
+/// Messages with these times to live, one after the other.
+fn publish_expiring(ttls: &[Option<&str>]) -> Command {
+    let mut bytes = bytes::BytesMut::new();
+    for expiration in ttls {
+        let properties = PropertiesBuilder { expiration: *expiration, ..PropertiesBuilder::default() };
+        Parts { route: b"\0\x01q", properties: &properties.to_bytes(), body: b"x" }.encode(&mut bytes);
+    }
+    let count = u32::try_from(ttls.len()).expect("a few");
+    let messages = broker::message::Messages::encoded(bytes.freeze(), count);
+    let duplicates = Duplicates::default();
+    let run = Publish { messages, persistent: false, expires: true, duplicates, route: 0, confirm: None };
+    Command::Publish(Batch { routes: vec![Arc::from([QUEUE])], runs: vec![run], confirms: Vec::new() })
+}
+
+#[test]
+fn what_is_too_old_behind_a_message_that_is_not_goes_to_nobody() {
+    for no_ack in [false, true] {
+        let mut shard = Shard::default();
+        shard.tick(1000);
+        let label = "a queue".to_owned();
+        let settings = Settings::default();
+        shard.open(QUEUE, Options { label, durable: false, auto_delete: false, settings });
+        round(&mut shard, PUBLISHER, publish_expiring(&[None, Some("10"), None, Some("10"), Some("5000")]));
+        shard.tick(2000);
+        let consume = Request::Consume(QUEUE, subscription(no_ack, 0));
+        shard.handle(CONSUMER, Command::Request(1, consume), &mut NoLog);
+        shard.finish_round(&mut NoLog);
+        shard.check();
+        let effects = std::iter::from_fn(|| shard.poll_effects()).flat_map(|(_, effects)| effects);
+        let delivered = effects.filter_map(|effect| match effect {
+            Effect::Deliver(delivery) => Some((delivery.first, delivery.messages.count())),
+            _ => None,
+        });
+        assert_eq!(delivered.collect::<Vec<_>>(), [(1, 1), (3, 1), (5, 1)]);
+    }
+}
+
+#[test]
+fn what_is_written_on_messages_counts_where_whole_messages_are_limited() {
+    let (mut shard, size_max) = (Shard::default(), 1000);
+    let settings = Settings {
+        max_length: Some(10_000),
+        max_length_bytes: Some(size_max),
+        keeps: Some(Keeps::History),
+        ..Settings::default()
+    };
+    let label = "a queue".to_owned();
+    shard.open(QUEUE, Options { label, durable: false, auto_delete: false, settings });
+    let message_id = "x".repeat(200);
+    let properties =
+        PropertiesBuilder { message_id: Some(&message_id), ..PropertiesBuilder::default() }.to_bytes();
+    let messages = Parts { route: b"\0\x01q", properties: &properties, body: b"" }.to_messages();
+    let size = messages.size() as u64;
+    for _ in 0..10 {
+        let Command::Publish(mut batch) = publish(1) else { unreachable!() };
+        batch.runs[0].messages = messages.clone();
+        round(&mut shard, PUBLISHER, Command::Publish(batch));
+    }
+    assert_eq!(shard.ready(), size_max / size);
 }

@@ -207,7 +207,11 @@ impl Meta {
         let source = vhost.find_exchange(&binding.source)?;
         match &binding.destination {
             Destination::Exchange(name) => drop(vhost.find_exchange(name)?),
-            Destination::Queue(name) => vhost.find_queue(name)?.check_owner(by)?,
+            Destination::Queue(name) => {
+                let queue = vhost.find_queue(name)?;
+                queue.check_owner(by)?;
+                queue.check_kept()?;
+            }
         }
         if binding.routing_key.len() > super::NAME_SIZE_MAX {
             return Err(precondition("a routing key has more than 255 bytes"));

@@ -9,7 +9,7 @@ use amqp::properties::Properties;
 
 use super::consumer::Sharing;
 use super::groups::Groups;
-use super::limits::body_bytes;
+use super::limits::limited_bytes;
 use super::runs::Runs;
 use super::seen::Windows;
 use super::times::{Mark, Times};
@@ -19,7 +19,7 @@ use crate::record::Span;
 use crate::sequence::Stretch;
 use crate::shard::Bookmark;
 use crate::topology::deduplication::digest;
-use crate::topology::{QueueKind, Settings, due_ms};
+use crate::topology::{Keeps, QueueKind, Settings, due_ms};
 
 /// Priority from which a message of a quorum queue goes before others.
 const QUORUM_URGENT: u8 = 5;
@@ -55,7 +55,7 @@ pub(crate) struct Extras {
     pub(super) returned_on_disk: BTreeMap<u64, u16>,
     /// Messages that it took and takes no copy of.
     pub(super) seen: Windows,
-    /// Bytes of bodies that wait; counted where a limit asks for it.
+    /// Bytes that wait; counted where a limit asks for it.
     pub(super) ready_bytes: u64,
     /// When somebody last used the queue; kept if it expires.
     last_used: u64,
@@ -153,8 +153,9 @@ impl Queue {
             (true, QueueKind::Quorum) => Sharing::OneByPriority,
             (true, QueueKind::Classic | QueueKind::Stream) => Sharing::One,
         });
-        let ready_bytes =
-            settings.max_length_bytes.map_or(0, |_| self.ready().map(|(_, run)| body_bytes(run)).sum());
+        let ready_bytes = settings
+            .max_length_bytes
+            .map_or(0, |_| self.ready().map(|(_, run)| limited_bytes(&settings, run)).sum());
         if let Some(extras) = Extras::of(&settings)
             && self.extras.is_none()
         {
@@ -165,7 +166,8 @@ impl Queue {
         let extras = self.extras.as_deref_mut()?;
         extras.ready_bytes = ready_bytes;
         extras.last_used = extras.last_used.max(now);
-        extras.timed |= self.options.settings.message_ttl_ms.is_some() || self.options.settings.delays;
+        extras.timed |= self.options.settings.message_ttl_ms.is_some()
+            || self.options.settings.keeps == Some(Keeps::Delayed);
         let mark = Mark { first: lowest, ms: now };
         (extras.timed && lowest < next && extras.times.begins_after(lowest)).then(|| {
             extras.times.recover(mark);
@@ -366,7 +368,9 @@ impl Queue {
     fn keep_until_due(&mut self, first: u64, mut run: Run) {
         let Some(extras) = self.extras.as_deref_mut() else { return };
         for number in first..first + u64::from(run.count()) {
-            let part = if run.count() > 1 { run.split_to(1) } else { run.clone() };
+            let mut part = if run.count() > 1 { run.split_to(1) } else { run.clone() };
+            // It may wait for longer than those that came with it.
+            part.stays();
             let properties = Properties::new(part.messages.first().properties());
             let arrived = extras.times.of(number);
             let due = properties.ok().and_then(|properties| due_ms(properties, arrived)).unwrap_or(arrived);
@@ -428,12 +432,30 @@ impl Queue {
         Some(taken)
     }
 
-    /// Whether the message whose turn it is in a queue with groups is too old: it need not be the oldest.
+    /// Whether the message whose turn it is next is too old: where each may have its own time, it need not be the oldest.
     pub(crate) fn next_is_old(&self, now: u64) -> bool {
         let Some(extras) = self.extras.as_deref().filter(|extras| extras.timed) else { return false };
-        let Some((number, run)) = self.groups().and_then(Groups::next) else { return false };
+        if !extras.expirations && extras.groups.is_none() {
+            return false;
+        }
+        let Some((number, run)) = self.next_ready() else { return false };
         let due = extras.due(self.options.settings.message_ttl_ms, number, run.messages.first());
         due.is_some_and(|due| due <= now)
+    }
+
+    /// The messages in memory whose turn it is.
+    pub(super) fn next_ready(&self) -> Option<(u64, &Run)> {
+        if let Some(groups) = self.groups() {
+            return groups.next();
+        }
+        let urgent = self.levels().filter(|_| !self.is_turn_of_others()).find(|level| !level.is_empty());
+        urgent.unwrap_or(&self.front).first()
+    }
+
+    /// How many messages at the head can go at once: what stands behind one may be too old though it is not.
+    pub(super) fn run_len_max(&self) -> u32 {
+        let each_has_its_time = self.extras.as_ref().is_some_and(|extras| extras.expirations);
+        if each_has_its_time { 1 } else { self.head_len_max() }
     }
 
     /// The head is on the disk, and it is time to know it.
@@ -456,13 +478,10 @@ impl Queue {
 
     /// What the clock says.
     pub(crate) fn outlook(&mut self, now: u64) -> Outlook {
-        let lowest = self.lowest();
+        self.forget_times();
         let busy = !self.consumers.is_empty();
         let settings = &self.options.settings;
         let Some(extras) = self.extras.as_deref_mut() else { return Outlook::default() };
-        if extras.timed {
-            extras.times.forget_below(lowest);
-        }
         if busy || extras.had_consumers {
             extras.last_used = now;
         }
@@ -477,6 +496,14 @@ impl Queue {
         let delayed = extras.delayed.first_key_value().map(|((ms, _), _)| *ms);
         let next = heads.chain(on_disk).chain(delayed).chain(unused_until).min();
         Outlook { next, expired: unused_until.is_some_and(|ms| ms <= now) }
+    }
+
+    /// When messages arrived that are gone is of no use. To find out takes the longer the more wait for their time.
+    fn forget_times(&mut self) {
+        if self.extras.as_ref().is_some_and(|extras| extras.timed && extras.times.have_grown()) {
+            let lowest = self.lowest();
+            self.extras.iter_mut().for_each(|extras| extras.times.forget_below(lowest));
+        }
     }
 
     /// The lowest number that is in the queue, or the next one.
@@ -500,7 +527,7 @@ impl Queue {
             assert_eq!(id_of(run).as_ref(), Some(id), "an id leads to its message");
         }
         if self.options.settings.max_length_bytes.is_some() && self.backlog.is_empty() {
-            let bytes: u64 = self.ready().map(|(_, run)| body_bytes(run)).sum();
+            let bytes: u64 = self.ready().map(|(_, run)| limited_bytes(&self.options.settings, run)).sum();
             assert_eq!(extras.ready_bytes, bytes, "bytes that wait");
         }
     }

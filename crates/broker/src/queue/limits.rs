@@ -2,9 +2,13 @@
 
 use super::{Queue, Run};
 use crate::record::Span;
-use crate::topology::Overflow;
+use crate::topology::{Keeps, Overflow, Settings};
 
-pub(super) fn body_bytes(run: &Run) -> u64 {
+/// Bytes that count where a limit asks for them.
+pub(super) fn limited_bytes(settings: &Settings, run: &Run) -> u64 {
+    if settings.keeps == Some(Keeps::History) {
+        return run.messages.size() as u64;
+    }
     run.messages.iter().map(|message| message.body().len() as u64).sum()
 }
 
@@ -26,7 +30,7 @@ impl Queue {
         if self.options.settings.max_length_bytes.is_some()
             && let Some(extras) = &mut self.extras
         {
-            extras.ready_bytes += body_bytes(run);
+            extras.ready_bytes += limited_bytes(&self.options.settings, run);
         }
     }
 
@@ -35,7 +39,8 @@ impl Queue {
         if self.options.settings.max_length_bytes.is_some()
             && let Some(extras) = &mut self.extras
         {
-            extras.ready_bytes = extras.ready_bytes.saturating_sub(body_bytes(run));
+            let bytes = limited_bytes(&self.options.settings, run);
+            extras.ready_bytes = extras.ready_bytes.saturating_sub(bytes);
         }
     }
 

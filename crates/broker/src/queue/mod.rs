@@ -169,12 +169,9 @@ impl Queue {
     }
 
     /// How many messages the next delivery can carry; `None` when none waits in memory.
-    pub(crate) fn next_run_len(&mut self) -> Option<u32> {
-        if let Some(groups) = self.groups() {
-            return groups.next().map(|(_, run)| run.count());
-        }
-        let len_max = self.head_len_max();
-        self.head().first().map(|(_, run)| run.count().min(len_max))
+    pub(crate) fn next_run_len(&self) -> Option<u32> {
+        let len_max = self.run_len_max();
+        self.next_ready().map(|(_, run)| run.count().min(len_max))
     }
 
     /// Gives the next messages to a consumer; its connection and what it gets. What needs no ack is settled.

@@ -5,6 +5,10 @@ use std::collections::VecDeque;
 /// Marks that a queue keeps before it makes do with every second one.
 const MARKS_MAX: usize = 1 << 14;
 
+/// Marks that come before it is worth to ask which are still needed: as many as there are, and within these bounds.
+const GROWTH_MIN: usize = 16;
+const GROWTH_MAX: usize = MARKS_MAX / 16;
+
 /// Messages from this number on, up to the next mark, arrived at this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
@@ -20,6 +24,8 @@ pub struct Mark {
 pub(crate) struct Times {
     /// Ascending, numbers and times.
     marks: VecDeque<Mark>,
+    /// How many were needed when that was last asked for.
+    needed: usize,
 }
 
 impl Times {
@@ -66,6 +72,12 @@ impl Times {
         while self.marks.get(1).is_some_and(|second| second.first <= lowest) {
             self.marks.pop_front();
         }
+        self.needed = self.marks.len();
+    }
+
+    /// Whether there are many more than were needed.
+    pub(crate) fn have_grown(&self) -> bool {
+        self.marks.len() >= self.needed + self.needed.clamp(GROWTH_MIN, GROWTH_MAX)
     }
 
     pub(crate) fn marks(&self) -> Vec<Mark> {
@@ -83,6 +95,7 @@ impl Times {
             Some(Mark { first: first.first, ms: last.ms })
         });
         self.marks.extend(pairs);
+        self.needed = self.needed.min(self.marks.len());
     }
 }
 
@@ -103,6 +116,22 @@ mod tests {
         assert_eq!(times.of(6), 100);
         times.forget_below(7);
         assert_eq!(times.marks(), [Mark { first: 7, ms: 103 }]);
+    }
+
+    #[test]
+    fn what_is_needed_is_asked_for_seldom_and_often_enough() {
+        let mut times = Times::default();
+        let (mut asked, mut most) = (0, 0);
+        for number in 0..100_000u64 {
+            times.note(Mark { first: number, ms: number });
+            most = most.max(times.marks.len());
+            if times.have_grown() {
+                asked += 1;
+                times.forget_below(number.saturating_sub(5_000));
+            }
+        }
+        assert!(asked < 200, "asked {asked} times");
+        assert!(most <= 5_001 + GROWTH_MAX, "{most} marks");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{Effect, Forward, Notice, Reason, Shard};
 use crate::id::{ConnectionId, QueueId};
 use crate::queue::{Holder, Queue, Run};
 use crate::record::{self, Log, Span};
-use crate::topology::Settings;
+use crate::topology::{Keeps, Settings};
 
 /// How often consumers that hold messages for too long are looked for, milliseconds.
 const TIMEOUT_CHECK_MAX_MS: u64 = 60_000;
@@ -50,7 +50,7 @@ impl Shard {
     /// Before messages are handed out: those whose time has come are there again, those whose time is over are not.
     pub(super) fn before_dispatch(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        if queue.options.settings.delays {
+        if queue.options.settings.keeps == Some(Keeps::Delayed) {
             queue.sort_by_due();
             return self.send_due(id);
         }
@@ -96,7 +96,7 @@ impl Shard {
         }
     }
 
-    fn expire(&mut self, id: QueueId, now: u64) {
+    pub(super) fn expire(&mut self, id: QueueId, now: u64) {
         let settings = self.queues.get(&id).map(|queue| &queue.options.settings);
         let leads_somewhere = settings.is_some_and(|settings| settings.dead_letter_exchange.is_some());
         while (!leads_somewhere || self.may_forward())

@@ -279,14 +279,14 @@ pub enum Notice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Served {
     /// A queue.
-    Queue(Options),
+    Queue(Box<Options>),
     /// A stream.
     Stream(stream::Options),
 }
 
 impl From<Options> for Served {
     fn from(options: Options) -> Served {
-        Served::Queue(options)
+        Served::Queue(Box::new(options))
     }
 }
 
@@ -331,7 +331,7 @@ impl Shard {
     /// Starts to serve a queue. Messages reach it from now on.
     pub fn open(&mut self, queue: QueueId, served: impl Into<Served>) {
         let options = match served.into() {
-            Served::Queue(options) => options,
+            Served::Queue(options) => *options,
             Served::Stream(options) => return self.streams.open(queue, options),
         };
         let settings = options.settings.clone();
@@ -440,7 +440,7 @@ impl Shard {
 
     /// Bytes of messages in memory, waiting and unacked.
     pub fn message_bytes(&self) -> u64 {
-        self.usage.memory + self.streams.window_bytes()
+        self.usage.memory() + self.streams.window_bytes()
     }
 
     /// Bytes of the log that hold messages still in a queue.

@@ -134,9 +134,9 @@ impl Shard {
         let Shard { queues, paging, usage, now, .. } = self;
         let all = queues.len();
         let Some(queue) = queues.get_mut(&id) else { return };
-        let limits = paging.limits_of(queue, usage.memory, all);
+        let limits = paging.limits_of(queue, usage.messages, all);
         if queue.needs_paging(&limits) || paging.holding.contains(&id) {
-            let busy = !queue.consumers.is_empty() && usage.memory < limits.busy;
+            let busy = !queue.consumers.is_empty() && usage.messages < limits.busy;
             paging.spill(id, queue, &limits, busy);
             paging.read(id, queue, *now);
         }
@@ -145,9 +145,9 @@ impl Shard {
     /// Looks at all queues when what is in memory is too much and has grown: some may have got nothing for long.
     pub(super) fn make_room(&mut self) {
         let Shard { paging: Paging { limits, looked_at, .. }, usage, .. } = self;
-        *looked_at = usage.memory.min(*looked_at);
-        if usage.memory > limits.idle && usage.memory > *looked_at + limits.idle / 4 {
-            *looked_at = usage.memory;
+        *looked_at = usage.messages.min(*looked_at);
+        if usage.messages > limits.idle && usage.messages > *looked_at + limits.idle / 4 {
+            *looked_at = usage.messages;
             self.look_at_all();
         }
     }
@@ -163,7 +163,7 @@ impl Shard {
         let Shard { queues, touched, paging, usage, .. } = self;
         let all = queues.len();
         for (id, queue) in queues {
-            if queue.needs_paging(&paging.limits_of(queue, usage.memory, all)) {
+            if queue.needs_paging(&paging.limits_of(queue, usage.messages, all)) {
                 queue.touch(touched, *id);
             }
         }
@@ -185,6 +185,8 @@ impl Shard {
     /// Answers those who waited for a message of a queue, as far as there are some.
     pub(super) fn serve_waiting(&mut self, id: QueueId) {
         while let Some(at) = self.paging.gets.iter().position(|get| get.queue == id) {
+            // What was read may have become too old, and so may what stands behind what is given out.
+            self.expire(id, self.now);
             if self.queues.get(&id).is_some_and(|queue| !queue.closing && queue.waits_for_disk()) {
                 return;
             }

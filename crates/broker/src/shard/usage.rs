@@ -10,20 +10,22 @@ const PARTS: u64 = 1 << 16;
 /// Sums over all messages of all queues. A run weighs as much as its pieces do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
-    /// Bytes of memory.
-    pub(super) memory: u64,
+    /// Bytes of memory that messages take.
+    pub(super) messages: u64,
+    /// Bytes of memory that ids of messages take that came before: they cannot go to a disk.
+    seen: u64,
     /// Parts of bytes of log records that hold these messages.
     log: u64,
 }
 
 impl Usage {
     pub(super) fn add(&mut self, run: &Run) {
-        self.memory += run.weight();
+        self.messages += run.weight();
         self.log += log_of(run);
     }
 
     pub(super) fn remove(&mut self, run: &Run) {
-        self.memory -= run.weight();
+        self.messages -= run.weight();
         self.log -= log_of(run);
     }
 
@@ -38,15 +40,20 @@ impl Usage {
     /// Counts what a queue remembers of messages.
     pub(super) fn add_seen(&mut self, queue: &Queue) {
         let (memory, log) = weight_of_seen(queue);
-        self.memory += memory;
+        self.seen += memory;
         self.log += log;
     }
 
     /// It is about to change, or to go.
     pub(super) fn remove_seen(&mut self, queue: &Queue) {
         let (memory, log) = weight_of_seen(queue);
-        self.memory -= memory;
+        self.seen -= memory;
         self.log -= log;
+    }
+
+    /// Bytes of memory.
+    pub(super) fn memory(&self) -> u64 {
+        self.messages + self.seen
     }
 
     /// Bytes of log records that hold these messages.

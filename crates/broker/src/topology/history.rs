@@ -17,7 +17,10 @@ const NO_STORE: &str = "x-recent-history-no-store";
 /// Messages that are kept when nobody says how many.
 const LENGTH_DEFAULT: u64 = 20;
 
-/// Bytes of bodies that are kept: so much is put into a queue at once when it is bound.
+/// The most that may be asked for.
+pub(super) const LENGTH_MAX: u64 = 10_000;
+
+/// Bytes of messages that are kept: so much is put into a queue at once when it is bound.
 pub(super) const BYTES_MAX: u64 = 16 << 20;
 
 /// Before the name of the exchange, the name of its queue.
@@ -36,9 +39,11 @@ pub(super) fn exchange_of(queue: &str) -> Option<&str> {
 /// Checks the arguments of a new exchange; how many messages it keeps.
 pub(crate) fn length(arguments: &Arguments) -> Result<u64, Error> {
     let Some(value) = arguments.get(LENGTH) else { return Ok(LENGTH_DEFAULT) };
-    let length = value.as_int().and_then(|length| u64::try_from(length).ok()).filter(|length| *length > 0);
-    length.ok_or_else(|| {
-        precondition(format!("Invalid argument {value}, '{LENGTH}' must be a positive integer"))
+    let length = value.as_int().and_then(|length| u64::try_from(length).ok());
+    length.filter(|length| (1..=LENGTH_MAX).contains(length)).ok_or_else(|| {
+        precondition(format!(
+            "Invalid argument {value}, '{LENGTH}' must be an integer from 1 to {LENGTH_MAX}"
+        ))
     })
 }
 
@@ -46,4 +51,19 @@ pub(crate) fn length(arguments: &Arguments) -> Result<u64, Error> {
 pub(super) fn may_keep(properties: Properties<'_>) -> bool {
     let refused = properties.headers().and_then(|headers| headers.get(NO_STORE)?.as_bool());
     refused != Some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use amqp::table::{TableBuilder, Value};
+
+    #[test]
+    fn so_many_are_kept_and_no_more() {
+        let of = |value: Value<'_>| length(&TableBuilder::new().with(LENGTH, value).as_table().into()).ok();
+        let max = i64::try_from(LENGTH_MAX).unwrap();
+        let asked = [Value::I64(0), Value::I64(1), Value::I64(max), Value::I64(max + 1), "7".into()];
+        assert_eq!(asked.map(of), [None, Some(1), Some(LENGTH_MAX), None, None]);
+        assert_eq!(length(&Arguments::default()).ok(), Some(LENGTH_DEFAULT));
+    }
 }

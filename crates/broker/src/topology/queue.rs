@@ -57,6 +57,15 @@ impl Queue {
         self.delays_for().or_else(|| self.remembers_for())
     }
 
+    /// What an exchange keeps is the exchange's: 403.
+    ///
+    /// # Errors
+    /// It belongs to an exchange.
+    pub fn check_kept(&self) -> Result<(), Error> {
+        let Some(exchange) = self.keeps_for() else { return Ok(()) };
+        Err(Error::new(Kind::Refused, format!("{} is kept by its exchange '{exchange}'", self.label())))
+    }
+
     /// Whether this is a stream.
     pub fn is_stream(&self) -> bool {
         self.arguments.string("x-queue-type") == Some("stream")

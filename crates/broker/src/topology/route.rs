@@ -122,7 +122,8 @@ impl<'a> Routing<'a, '_> {
         let before = (self.targets.len(), self.onward.len());
         if exchange.name.is_empty() {
             let queues = self.message.routing_keys.iter().filter_map(|key| self.vhost.queue(key));
-            self.targets.extend(queues.map(|queue| queue.id));
+            // What an exchange keeps comes through it, past who may not publish there.
+            self.targets.extend(queues.filter(|queue| queue.keeps_for().is_none()).map(|queue| queue.id));
         } else if let Some(source) = self.vhost.index().source(&exchange.name) {
             self.visit_source(exchange, source);
         }

@@ -53,8 +53,8 @@ pub struct Settings {
     pub delayed_retry: Option<DelayedRetry>,
     /// `x-message-deduplication`: what it remembers, to take no message twice. Not for policies.
     pub deduplication: Option<Deduplication>,
-    /// Messages wait here for their time, and nobody takes them.
-    pub delays: bool,
+    /// What it keeps, if it belongs to an exchange.
+    pub keeps: Option<Keeps>,
     /// `max-age`: how long a stream keeps a message, in milliseconds.
     pub max_age_ms: Option<u64>,
     /// `stream-max-segment-size-bytes`: when a stream begins a new segment.
@@ -202,6 +202,15 @@ impl DelayedRetry {
     }
 }
 
+/// What a queue keeps that belongs to an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// Messages that wait for their time.
+    Delayed,
+    /// The last messages; its limit of bytes counts whole messages, not only bodies.
+    History,
+}
+
 /// What is said about a queue: its own arguments, and the definitions of the policies for it.
 #[derive(Clone, Copy)]
 pub(crate) struct Said<'a> {
@@ -236,14 +245,15 @@ impl Settings {
     pub(crate) fn new(said: Said<'_>) -> Settings {
         if said.queue.delays_for().is_some() {
             // It is the exchange's, and no policy is meant for it.
-            return Settings { delays: true, ..Settings::default() };
+            return Settings { keeps: Some(Keeps::Delayed), ..Settings::default() };
         }
         let arguments = &said.queue.arguments;
         if said.queue.remembers_for().is_some() {
             let max_length = arguments.int("x-max-length").and_then(|length| u64::try_from(length).ok());
             return Settings {
-                max_length,
+                max_length: max_length.map(|length| length.min(history::LENGTH_MAX)),
                 max_length_bytes: Some(history::BYTES_MAX),
+                keeps: Some(Keeps::History),
                 ..Settings::default()
             };
         }
@@ -278,7 +288,7 @@ impl Settings {
             consumer_timeout_ms: said.least("x-consumer-timeout"),
             delayed_retry: said.delayed_retry(),
             deduplication: Deduplication::of(arguments),
-            delays: false,
+            keeps: None,
             max_age_ms: said.max_age_ms(),
             segment_size: said.least("x-stream-max-segment-size-bytes"),
             filter_size: said.own_number("x-stream-filter-size-bytes"),

@@ -43,7 +43,7 @@ impl Session {
         if queue.delays_for().is_some() {
             return self.start_browsing(number, consume, &tag, &queue, out);
         }
-        refuse_kept(&queue)?;
+        queue.check_kept().map_err(|error| refused(&error))?;
         for (key, _) in consume.arguments.iter().filter(|(key, _)| !consuming::ARGUMENTS.contains(key)) {
             debug!(key, queue = &*queue.name, "an argument of a consumer changes nothing");
         }
@@ -214,7 +214,7 @@ impl Session {
     pub(super) fn get(&mut self, number: u16, get: &basic::Get<'_>) -> Outcome {
         let queue = self.queue_named(number, get.queue)?;
         self.authorize(Operation::Read, Resource::Queue(&queue.name))?;
-        refuse_kept(&queue)?;
+        queue.check_kept().map_err(|error| refused(&error))?;
         let settings = self.topology.settings(&queue);
         if settings.kind == QueueKind::Quorum && settings.single_active_consumer {
             return Err(Error::resource_locked(format!(
@@ -313,17 +313,6 @@ fn content(message: Message<'_>) -> content::Message<'_> {
         exchange_and_key: message.route(),
         properties: message.properties(),
         body: message.body(),
-    }
-}
-
-/// What an exchange keeps is the exchange's.
-fn refuse_kept(queue: &Queue) -> Outcome {
-    match queue.keeps_for() {
-        None => Ok(()),
-        Some(exchange) => {
-            let text = format!("{} is kept by its exchange '{exchange}'", queue.label());
-            Err(Error::access_refused(text))
-        }
     }
 }
 

@@ -128,6 +128,9 @@ impl Session {
         parts: &Parts<'_>,
     ) -> Outcome {
         self.authorize(Operation::Write, Resource::Exchange(method.exchange))?;
+        if let Some(exchange) = self.topology.exchange(&self.identity.vhost, method.exchange) {
+            self.authorize_key(Operation::Write, exchange, method.routing_key)?;
+        }
         let channel = self.channel(number)?;
         if channel.transaction.is_some() {
             return Err(Error::not_implemented("calling off messages in a transaction"));

@@ -161,7 +161,7 @@ fn all_keys_become_settings() {
             jitter_percent: 9,
         }),
         deduplication: None,
-        delays: false,
+        keeps: None,
         max_age_ms: None,
         segment_size: None,
         filter_size: None,

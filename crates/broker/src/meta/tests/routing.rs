@@ -296,3 +296,20 @@ fn only_what_the_key_alone_decides_may_be_remembered() {
     assert!(!by_more(declare(ExchangeKind::ModulusHash), "x"));
     assert!(by_more(declare(ExchangeKind::Random), "x"));
 }
+
+#[test]
+fn what_an_exchange_keeps_comes_through_it_only() {
+    let kind = arguments(|table| table.with("x-delayed-type", "fanout"));
+    let delayed = DeclareExchange { arguments: kind, ..exchange("later", ExchangeKind::Delayed) };
+    let history = exchange("last", ExchangeKind::RecentHistory);
+    let mut story = Story::with([delayed, history].map(Change::DeclareExchange));
+    assert_eq!(story.routes("last", ""), "amq.history.last");
+    for queue in ["amq.delayed.later", "amq.history.last"] {
+        assert_eq!(story.routes("", queue), "", "{queue}");
+        story.tell(to_queue("amq.fanout", "", queue));
+    }
+    story.ends(&expect![[r#"
+        403 queue 'amq.delayed.later' in vhost '/' is kept by its exchange 'later'
+        403 queue 'amq.history.last' in vhost '/' is kept by its exchange 'last'
+    "#]]);
+}
