@@ -303,12 +303,13 @@ def test_a_dead_letter_is_as_persistent_as_it_was(channel, name, graveyard):
     assert graveyard.wait(1)[0][1].delivery_mode == 2
 
 
-def test_what_a_queue_rejected_arrives_though_it_is_deleted(channel, name, graveyard):
-    queue = name()
-    channel.queue_declare(queue, arguments=graveyard.arguments())
-    publish(channel, queue, *range(1000))
-    until(channel.connection, lambda: count(channel, queue) == 1000)
+def test_what_a_queue_rejected_arrives_though_it_is_deleted(channel, name):
+    dead, queue = name(), name()
+    channel.queue_declare(dead, durable=True)
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+    channel.queue_declare(queue, durable=True, arguments=arguments)
+    publish(channel, queue, *range(1000), delivery_mode=2)
     tags = [channel.basic_get(queue)[0].delivery_tag for _ in range(1000)]
     channel.basic_nack(tags[-1], multiple=True, requeue=False)
     channel.queue_delete(queue)
-    graveyard.wait(1000)
+    until(channel.connection, lambda: count(channel, dead) == 1000)
