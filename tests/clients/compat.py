@@ -20,7 +20,12 @@ ROOT = HERE.parents[1]
 DEFINITIONS = HERE / "definitions.json"
 DIFFERENCES = HERE / "rabbitmq-differences.toml"
 LOGS = ROOT / ".tools" / "compat"
-PLUGINS = ["rabbitmq_consistent_hash_exchange", "rabbitmq_random_exchange", "rabbitmq_sharding"]
+PLUGINS = [
+    "rabbitmq_consistent_hash_exchange",
+    "rabbitmq_random_exchange",
+    "rabbitmq_recent_history_exchange",
+    "rabbitmq_sharding",
+]
 
 sys.path.append(str(ROOT / "bench"))
 import servers  # noqa: E402
@@ -93,7 +98,7 @@ def compare(files, here, there):
         if tests:
             print(f"\n{difference['why']}")
         for test in tests:
-            names = [name for name in differing if test in (name, name.split("[")[0])]
+            names = [name for name in differing if test in (name, name.split("[")[0], name.split("::")[0])]
             explained.update(names)
             yield from [] if names else [f"{test} is explained in {DIFFERENCES.name}, and there is no difference"]
             print("\n".join(f"    {name}: {differing[name]}" for name in names))

@@ -5,7 +5,8 @@ import pytest
 from pika import BasicProperties
 from pika.exceptions import AMQPError, ChannelClosedByBroker, UnroutableError
 
-from expect import closed
+from conftest import Inbox
+from expect import closed, eventually
 
 KIND = "x-recent-history"
 
@@ -14,11 +15,12 @@ KIND = "x-recent-history"
 def history(connect, name):
     """Declares such an exchange, where the broker has them."""
 
-    def declare(length=None, **options):
+    def declare(length=None, alternate=None):
         exchange = name("history")
-        arguments = {} if length is None else {"x-recent-history-length": length}
+        given = {"x-recent-history-length": length, "alternate-exchange": alternate}
+        arguments = {key: value for key, value in given.items() if value is not None}
         try:
-            connect().channel().exchange_declare(exchange, KIND, arguments=arguments, **options)
+            connect().channel().exchange_declare(exchange, KIND, arguments=arguments)
         except AMQPError:
             pytest.skip("RabbitMQ without the plugin")
         return exchange
@@ -81,15 +83,24 @@ def test_what_is_not_to_be_stored_is_not(confirming, history, name):
     assert bind_new(confirming, exchange, name()) == ["public"]
 
 
-def test_an_exchange_that_is_bound_gets_them_too(confirming, history, name):
-    exchange, other, queue = history(), name(), name()
-    publish(confirming, exchange, 1, 2)
+@pytest.fixture
+def through(confirming, history, queue, name):
+    """What is in a queue after an exchange that leads to it in two ways was bound to one that got messages."""
+    exchange, other = history(), name()
+    publish(confirming, exchange, 1, 2, 3)
     confirming.exchange_declare(other, "topic")
-    confirming.queue_declare(queue)
     confirming.queue_bind(queue, other, "k*")
     confirming.queue_bind(queue, other, "key")
     confirming.exchange_bind(other, exchange)
-    assert drained(confirming, queue) == ["1", "2"]
+    return drained(confirming, queue)
+
+
+def test_an_exchange_that_is_bound_gets_them_too(through):
+    assert sorted(through) == ["1", "2", "3"]
+
+
+def test_an_exchange_that_is_bound_gets_them_in_order(through):
+    assert through == ["1", "2", "3"]
 
 
 def test_what_only_the_exchange_keeps_is_returned_if_mandatory(confirming, history, name):
@@ -108,6 +119,52 @@ def test_messages_keep_what_is_written_on_them(confirming, history, queue):
     method, properties, _ = confirming.basic_get(queue, auto_ack=True)
     assert (method.exchange, method.routing_key, method.redelivered) == (exchange, "the key", False)
     assert (properties.headers, properties.message_id) == ({"a": 1}, "m")
+
+
+def test_another_binding_gets_them_again(confirming, history, name):
+    exchange, queue = history(), name()
+    publish(confirming, exchange, 1, 2)
+    assert bind_new(confirming, exchange, queue) == ["1", "2"]
+    confirming.queue_bind(queue, exchange, "another")
+    assert drained(confirming, queue) == ["1", "2"]
+
+
+def test_what_no_queue_takes_goes_to_the_alternate_exchange_and_is_kept(confirming, history, queue, name):
+    alternate = name()
+    exchange = history(alternate=alternate)
+    confirming.exchange_declare(alternate, "fanout")
+    confirming.queue_bind(queue, alternate)
+    publish(confirming, exchange, 1)
+    assert drained(confirming, queue) == ["1"]
+    assert bind_new(confirming, exchange, name()) == ["1"]
+
+
+def test_what_is_too_old_is_kept_no_longer(confirming, history, name):
+    exchange = history()
+    confirming.basic_publish(exchange, "key", "old", BasicProperties(expiration="100"))
+    publish(confirming, exchange, "young")
+    eventually(lambda: bind_new(confirming, exchange, name()) == ["young"])
+
+
+def test_what_is_not_committed_is_not_kept(channel, history, name):
+    exchange = history()
+    channel.tx_select()
+    publish(channel, exchange, "taken back")
+    channel.tx_rollback()
+    publish(channel, exchange, "committed")
+    channel.tx_commit()
+    assert bind_new(channel, exchange, name()) == ["committed"]
+
+
+def test_a_stream_gets_them_too(confirming, history, name):
+    exchange, stream = history(), name()
+    publish(confirming, exchange, 1, 2)
+    confirming.queue_declare(stream, durable=True, arguments={"x-queue-type": "stream"})
+    confirming.queue_bind(stream, exchange)
+    publish(confirming, exchange, 3)
+    confirming.basic_qos(prefetch_count=10)
+    inbox = Inbox(confirming, stream, arguments={"x-stream-offset": "first"})
+    assert inbox.wait(3).bodies == [b"1", b"2", b"3"]
 
 
 @pytest.mark.parametrize("length", [0, -1, 10_001, "many"])
