@@ -45,7 +45,7 @@ impl Session {
         (!vhost.is_bound(binding)).then_some(queue.id)
     }
 
-    /// The binding is there: from now on nothing passes it by. What comes before the answer can come twice.
+    /// The binding is there. What other sessions send by what they knew before can come twice, or not at all.
     pub(super) fn ask_history(&mut self, queue: QueueId, bound: Bound) {
         let browse = Browse { queue, after: None, size_max: usize::MAX };
         self.ask(queue, Request::Browse(browse), Awaited::Recall { bound });
