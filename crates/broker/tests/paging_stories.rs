@@ -1,17 +1,20 @@
 //! A shard whose messages move to a disk and back, where something is in the way.
 
+mod disk;
+
 use std::sync::Arc;
 
 use broker::id::{ConnectionId, QueueId};
 use broker::message::{Messages, Parts};
 use broker::page::{Answer, Extent, Limits, Order, Place, Run, Segment};
 use broker::queue::{Options, Subscription};
-use broker::record::{Log, Position};
+use broker::record::Span;
 
 use broker::shard::{Batch, Command, Effect, Publish, Reply, Request, Shard};
 use broker::topology::{Duplicates, Identity, Settings};
 use broker::window::Window;
 use bytes::{Bytes, BytesMut};
+use disk::{Journal, Pager};
 
 const ONE: QueueId = QueueId(1);
 const TWO: QueueId = QueueId(2);
@@ -35,15 +38,6 @@ const LIMITS: Limits = Limits {
     share: 0,
 };
 
-struct Count(u64);
-
-impl Log for Count {
-    fn append(&mut self, _: u8, _: &[&[u8]]) -> Position {
-        self.0 += 1;
-        self.0
-    }
-}
-
 fn message(number: u64) -> Messages {
     let mut body = [0; 100];
     body[..8].copy_from_slice(&number.to_be_bytes());
@@ -52,7 +46,7 @@ fn message(number: u64) -> Messages {
 
 struct Story {
     shard: Shard,
-    log: Count,
+    log: Journal,
 }
 
 impl Story {
@@ -70,7 +64,7 @@ impl Story {
                 },
             );
         }
-        Story { shard, log: Count(0) }
+        Story { shard, log: Journal::default() }
     }
 
     fn round(&mut self, from: ConnectionId, command: Command) {
@@ -116,6 +110,16 @@ impl Story {
 
     fn orders(&mut self) -> Vec<Order> {
         std::iter::from_fn(|| self.shard.poll_page()).collect()
+    }
+
+    /// All that there is to do on the disk is done.
+    fn page(&mut self, pager: &mut Pager) {
+        while let Some(order) = self.shard.poll_page() {
+            pager.carry_out(order, false);
+            while let Some(answer) = pager.answers.pop_front() {
+                self.answer(answer);
+            }
+        }
     }
 
     fn answer(&mut self, answer: Answer) {
@@ -294,4 +298,31 @@ fn a_few_messages_that_are_wanted_of_a_window_do_not_keep_it() {
     let runs = vec![Run { first: extent.from.sequence, flags: 0, messages }];
     story.answer(Answer::Read { queue, token, runs, next: extent.to });
     assert!(window.is_unique(), "a window is kept for an eighth of it");
+}
+
+/// As a power cut would show: what the log names must be there.
+#[test]
+fn a_segment_stays_until_the_log_knows_that_its_last_messages_are_gone() {
+    let (mut story, mut pager) = (Story::new(), Pager::default());
+    let settle = |first| Command::Settle(vec![(ONE, Span { first, count: 5 })]);
+    story.publish(ONE, 0..5);
+    story.page(&mut pager);
+    story.consume(ONE, 100);
+    story.page(&mut pager);
+    story.round(CONSUMER, settle(1));
+    let known = story.log.end;
+    story.round(CONSUMER, Command::Disconnect);
+    // More come to the same segment, and go, before the log has committed anything.
+    story.publish(ONE, 5..10);
+    story.page(&mut pager);
+    story.consume(ONE, 100);
+    story.page(&mut pager);
+    assert_eq!(pager.segments.len(), 1);
+    story.shard.handle(CONSUMER, settle(6), &mut story.log);
+    story.shard.committed(known);
+    assert!(story.orders().is_empty(), "the log does not know yet that the last five are gone");
+    story.finish();
+    story.shard.committed(story.log.end);
+    story.page(&mut pager);
+    assert!(pager.segments.is_empty(), "now it does");
 }
