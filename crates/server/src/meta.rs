@@ -284,10 +284,13 @@ impl Task {
 
     /// Writes the whole state anew when what is in the journal is much more than that.
     fn compact(&mut self, journal_bytes: u64) {
+        if journal_bytes < 1 << 20 {
+            return;
+        }
         let records: Vec<_> = self.meta.snapshot_records().collect();
         let size = |record: &Record| record.encode().len() + store::RECORD_HEADER_SIZE;
         let state_bytes = 2 * records.iter().map(size).sum::<usize>();
-        if journal_bytes < 1 << 20 || journal_bytes < 4 * state_bytes as u64 {
+        if journal_bytes < 4 * state_bytes as u64 {
             return;
         }
         let before = self.tail.next_lsn();

@@ -205,8 +205,9 @@ impl Shard {
                 stream.closing = true;
                 Ok(Reply::Deletable(stream.len()))
             }
-            Request::Browse(_) | Request::CallOff { .. } | Request::Inspect(_) | Request::Sync => {
-                Ok(Reply::Counts { ready: stream.len(), consumers: stream.readers.len() })
+            Request::Inspect(_) => Ok(Reply::Counts { ready: stream.len(), consumers: stream.readers.len() }),
+            Request::Browse(_) | Request::CallOff { .. } | Request::Sync => {
+                unreachable!("given back above")
             }
         };
         self.outbox.push(from, Effect::Reply(token, answer));
